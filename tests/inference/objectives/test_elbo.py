@@ -1,6 +1,7 @@
 """The bound against closed forms, against Pyro's own, and against itself under padding, masks and KL weights."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
@@ -13,6 +14,7 @@ from torch import nn
 
 from pyroformer.inference.objectives.elbo import ELBO, Terms
 from pyroformer.models.base import LocalModule
+from pyroformer.models.batch import Batch
 
 DATA = torch.tensor([0.3, -1.2, 2.0, 0.7])
 NOISE = 0.5
@@ -112,6 +114,30 @@ def test_kl_weights_change_in_place() -> None:
     objective.kl_weights.z.fill_(0.0)
     torch.manual_seed(0)
     assert objective(DATA) < one
+
+
+def test_texts_count_by_their_weights_and_only_the_objective_has_a_gradient() -> None:
+    class Reading(Gaussian):
+        def forward(self, batch: Any) -> None:
+            super().forward(batch.tokens.sum(-1) / 10)
+
+    class Read(Posterior):
+        def forward(self, batch: Any) -> None:
+            super().forward(batch.tokens.sum(-1) / 10)
+
+    batch = Batch.pad([[5, 2], [7, 2]])._replace(weight=torch.tensor([0.75, 0.25]))
+    objective = ELBO()(Reading(), Read())
+
+    def seeded(function: Callable[..., Any], *args: Any) -> Any:
+        torch.manual_seed(0)
+        return function(*args)
+
+    losses = seeded(objective.losses, batch)
+    assert {name for name, value in losses.items() if value.requires_grad} == {"objective"} < set(losses)
+    expected = -(batch.weight * seeded(objective.terms, batch).bound).sum()
+    for loss in (losses["objective"], losses["bound"], seeded(objective, batch)):
+        torch.testing.assert_close(loss, expected)
+    assert seeded(ELBO().loss, objective.model, objective.guide, batch) == pytest.approx(float(expected.detach()))
 
 
 class Wide(dist.Normal):
