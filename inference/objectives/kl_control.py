@@ -81,7 +81,7 @@ class FreeBits:
                     "name its latent sites."
                 )
         share = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        mean = {site: torch.tensordot(share, kl[site].detach().to(share.dtype), 1) for site in self.sites}
+        mean = {site: torch.tensordot(share, kl[site].to(share.dtype), 1) for site in self.sites}
         floor = self.nats
         if self.per == "total":
             total = torch.stack(list(mean.values())).sum(0)

@@ -1,6 +1,7 @@
 """An NVAE whose vectors may be absent: the bound by brute force, and what users see of it."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.generation.generate import thinned
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB, vector_regularizer, weight_regularizer
+from pyroformer.inference.objectives.registry import describe_objective
+from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.posterior.export import to_arviz
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.compiled import CompiledObjective
@@ -145,6 +148,14 @@ def test_the_published_regularizers_are_of_the_components_that_are_present() -> 
     for site, expected in (("weights", weights), ("vectors", vectors)):
         torch.testing.assert_close(terms.penalty[site][0], 4 / 5 * expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(terms.penalty["presence"], terms.kl["presence"])
+    charged = describe_objective(model, TrainingOptions(objective="nvib", beta=0.5))["kl_weights"]
+    assert charged == {"weights": 0.5, "vectors": 0.0005, "presence": 0.5}
+
+
+def test_layers_without_presence_count_what_they_keep() -> None:
+    model = NVAE(replace(CONFIG, layers=2), presence=RHO, nvib_layers=1)
+    counts = NVIB().terms(model, NVAEGuide(model), BATCH).counts
+    assert counts["kept_2"].tolist() == [4.0, 2.0] and (counts["kept"] < counts["kept_2"]).all()
 
 
 def test_prior_draws_are_present_as_often_as_rho_says() -> None:

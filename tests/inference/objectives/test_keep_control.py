@@ -69,7 +69,7 @@ def test_the_weights_of_the_regularizers_are_options() -> None:
     ):
         torch.manual_seed(1)
         losses.append(objective.losses(BATCH)["objective"])
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] and make_objective(model, guide, options, 2).elbo.data_size == 2
 
 
 @pytest.mark.parametrize("name", ["lambda_d", "lambda_g", "keep"])

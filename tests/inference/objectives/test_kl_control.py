@@ -124,6 +124,13 @@ def test_the_hinge_by_hand() -> None:
     assert [high[site].tolist() for site in SITES] == [[2.5, 2.5], [2.5, 2.5]]
     rows = {"z_1": torch.tensor([[0.0, 3.0], [1.0, 5.0]])}
     assert FreeBits(2.0, ("z_1",), "dimension")(rows, half)["z_1"].tolist() == [2.0 + 3.0, 2.0 + 5.0]
+    double = FreeBits(2.0, ("z_2",))({"z_2": kl["z_2"].double()}, half)["z_2"]
+    assert double.dtype == torch.float64 and double.tolist() == [3.0, 5.0]
+
+
+def test_dimensions_of_nested_events_are_separate() -> None:
+    nested = dist.Independent(dist.Independent(dist.Normal(torch.zeros(3, 4, 5), 1.0), 1), 1)
+    assert by_dimension({"name": "z", "fn": nested, "scale": 1.0, "mask": None})["fn"].batch_shape == (3, 4, 5)
 
 
 def test_rows_that_fill_up_a_batch_and_the_scale_of_weights_do_not_move_the_hinge() -> None:
@@ -196,7 +203,7 @@ def test_dimensions_add_up_under_masks_scales_and_for_sites_that_all_texts_share
             with poutine.scale(scale=3.0):
                 pyro.sample("z_1", dist.Normal(torch.ones(2, 3), 1.0).to_event(2))
             with pyro.plate("texts", len(x), dim=-1):
-                with poutine.mask(mask=x[:, 0] > 0):
+                with poutine.mask(mask=x[:, 0] > 0), poutine.scale(scale=WEIGHT):
                     pyro.sample("z_2", dist.Normal(torch.zeros(2), 1.0).to_event(1))
                 pyro.sample("text", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
 
@@ -204,7 +211,7 @@ def test_dimensions_add_up_under_masks_scales_and_for_sites_that_all_texts_share
         def forward(self, x: Tensor) -> None:
             with poutine.scale(scale=3.0):
                 pyro.sample("z_1", dist.Normal(torch.zeros(2, 3), 0.1).to_event(2))
-            with pyro.plate("texts", len(x), dim=-1), poutine.mask(mask=x[:, 0] > 0):
+            with pyro.plate("texts", len(x), dim=-1), poutine.mask(mask=x[:, 0] > 0), poutine.scale(scale=WEIGHT):
                 pyro.sample("z_2", dist.Normal(x[:, :2], 0.5).to_event(1))
 
     elbo = ELBO(data_size=10, free_bits=FreeBits(0.1, SITES, "dimension"))
@@ -240,6 +247,7 @@ def test_particles_are_averaged_before_the_hinge() -> None:
     ("make", "message"),
     [
         (lambda: FreeBits(-1.0, SITES), "nats is -1.0: give zero or a positive number of free nats"),
+        (lambda: FreeBits(math.inf, SITES), "nats is inf: give zero or a positive number of free nats"),
         (lambda: FreeBits(1.0, SITES, "text"), "per is 'text': choose one of dimension, layer, total"),  # type: ignore[arg-type]
         (
             lambda: loss(ELBO(free_bits=FreeBits(1.0, ("z_3",))), Chain(), Posterior()),
@@ -297,8 +305,8 @@ def test_the_kl_gets_to_the_target_and_the_weight_to_the_multiplier(target: floa
 def test_a_step_of_the_controller_by_hand() -> None:
     controller = KLController(4.0, proportional=0.5, integral=0.1, memory=0.75)
     assert float(controller.value) == 1.0  # nothing moves before a KL is known
-    controller.update(torch.tensor(0.0))
-    assert float(controller.average) == 3.0
+    controller.update(torch.tensor(0.0, requires_grad=True))
+    assert float(controller.average) == 3.0 and not controller.value.requires_grad
     assert float(controller.value) == pytest.approx(math.exp(-0.25 * (0.5 + 0.1)))
     controller.update(torch.tensor(1000.0))  # counts as twice the target
     assert float(controller.value) == pytest.approx(math.exp(0.5 - 0.025 + 0.1))

@@ -261,7 +261,10 @@ def test_bounds_of_a_support_follow_the_guide() -> None:
 def test_the_published_objective_trains_them_too() -> None:
     model = NVAE(CONFIG, weight_prior=GammaDirichletProcess())
     guide = NVAEGuide(model)
-    NVIB(data_size=10)(model, guide)(BATCH).backward()
+    objective = NVIB(data_size=10)(model, guide)
+    terms = objective.terms(BATCH)
+    assert torch.equal(terms.penalty["weight_prior.concentration"], terms.kl["weight_prior.concentration"])
+    objective(BATCH).backward()
     gradients = [p.grad for p in guide.hyperpriors.parameters()]
     assert len(gradients) == 2 and all(g is not None and bool(g != 0) for g in gradients)
 
