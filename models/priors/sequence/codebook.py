@@ -65,6 +65,8 @@ class Codebook(Expandable):
         shift: Float[Tensor, "*#batch p"] | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        if len(std) > 1 and mean.shape[-1] < std.shape[-1]:  # Gaussians then differ in the other dimensions too
+            mean = F.pad(mean, (0, std.shape[-1] - mean.shape[-1]))
         self.logits, self.means, self.stds, self.shift = logits, mean, std, shift
         self._tables: Last[tuple[Tensor, ...]] = Last()
         self._densities: Last[Tensor] = Last()
@@ -98,9 +100,8 @@ class Codebook(Expandable):
     def log_prob(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch"]:
         if self._validate_args:
             self._validate_sample(value)
-        with without_autocast(value.device):
-            k, log_responsibility = self._likeliest(value)
-            return self.log_weight(k) + self.log_density(value, k) - log_responsibility
+        k, log_responsibility = self._likeliest(value)
+        return self.log_weight(k) + self.log_density(value, k) - log_responsibility
 
     def log_weight(self, k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\log w_{ik}`, of one Gaussian for each draw."""
@@ -291,7 +292,7 @@ class CodebookVectorPrior(CausalVectorPrior):
         share = torch.bincount(nearest, minlength=entries) + 1.0
         self.mean.copy_(centers)
         self.log_variance.copy_(unbounded(within).expand_as(self.log_variance))
-        self.head.bias.copy_((share / share.sum()).log())
+        self.head.bias.copy_(share.log())  # logits need not be normalized
         self.started.fill_(True)
 
     def extra_repr(self) -> str:

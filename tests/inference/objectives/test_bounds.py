@@ -184,6 +184,19 @@ def test_a_latent_of_all_texts_cannot_be_weighed_text_by_text(x: Tensor) -> None
         ImportanceWeighted(4, data_size=400).loss(Shared(), Broad(), x)
 
 
+def test_an_observed_site_of_all_texts_counts_once(x: Tensor) -> None:
+    class Noted(Sight):
+        def forward(self, x: Tensor) -> None:
+            pyro.sample("note", dist.Normal(0.0, 1.0), obs=torch.tensor(20.0))
+            super().forward(x)
+
+    losses = []
+    for model in (Noted(), Sight()):
+        torch.manual_seed(0)
+        losses.append(ImportanceWeighted(2, data_size=len(x)).loss(model, Posterior(shift=0.3), x))
+    assert losses[0] - losses[1] == pytest.approx((200 + 0.5 * math.log(2 * math.pi)) / len(x), rel=1e-3)
+
+
 def test_no_particles_is_an_error(x: Tensor) -> None:
     with pytest.raises(ValueError, match="particles is 0"):
         importance_weighted(Sight(), Posterior(), x, 0)

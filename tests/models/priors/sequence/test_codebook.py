@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pyro import distributions as dist
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -32,24 +33,41 @@ def trained(width: int = 4, scale: float = 0.5, **options: Any) -> CodebookVecto
 
 def as_mixture(codebook: Codebook) -> dist.MixtureSameFamily:
     """The same distribution, each draw with Gaussians of its own."""
-    shape = (*codebook.batch_shape, *codebook.means.shape)
-    gaussians = dist.Normal(codebook.means.expand(shape), codebook.stds.expand(shape)).to_event(1)
+    width = codebook.event_shape[0]
+    means = F.pad(codebook.means, (0, width - codebook.means.shape[-1])) + torch.zeros(*codebook.batch_shape, 1, width)
+    means = means if codebook.shift is None else means + codebook.shift[..., None, :]
+    gaussians = dist.Normal(means, codebook.stds.expand(means.shape)).to_event(1)
     return dist.MixtureSameFamily(dist.Categorical(logits=codebook.logits), gaussians)
 
 
-def some_codebook(width: int = 3, entries: int = 5, *, far: float = 0.0, std: float = 1.0) -> Codebook:
-    logits, mean = torch.randn(4, entries), far + torch.randn(entries, width)
-    return Codebook(logits, mean, std * (0.5 + torch.rand(entries, width)))
+def some_codebook(
+    width: int = 3, entries: int = 5, *, far: float = 0.0, std: float = 1.0, rows: int | None = None,
+    nonzero: int | None = None, shifted: bool = False,
+) -> Codebook:  # fmt: skip
+    logits, mean = torch.randn(4, entries), far + torch.randn(entries, nonzero or width)
+    shift = torch.randn(4, width) if shifted else None
+    return Codebook(logits, mean, std * (0.5 + torch.rand(rows or entries, width)), shift)
+
+
+KINDS: list[dict[str, Any]] = [{}, {"rows": 1}, {"nonzero": 2}, {"rows": 1, "nonzero": 2, "shifted": True}]
 
 
 class TestCodebook:
-    def test_density_and_moments_are_those_of_a_mixture(self) -> None:
-        codebook, z = some_codebook(), torch.randn(6, 4, 3)
+    @pytest.mark.parametrize("kind", KINDS, ids=str)
+    def test_density_and_moments_are_those_of_a_mixture(self, kind: dict[str, Any]) -> None:
+        codebook, z = some_codebook(**kind), torch.randn(6, 4, 3)
         expected = as_mixture(codebook)
         torch.testing.assert_close(codebook.log_prob(z), expected.log_prob(z))
         torch.testing.assert_close(codebook.mean, expected.mean)
         torch.testing.assert_close(codebook.variance, expected.variance)
-        assert codebook.expand((6, 4)).log_prob(z).shape == (6, 4)
+        assert torch.equal(codebook.expand((6, 4)).log_prob(z), codebook.log_prob(z))
+
+    def test_a_change_in_place_is_seen(self) -> None:
+        codebook, z = some_codebook(), torch.randn(4, 3)
+        codebook.responsibilities(z)
+        codebook.means.mul_(2)
+        fresh = Codebook(codebook.logits, codebook.means, codebook.stds)
+        assert torch.equal(codebook.responsibilities(z), fresh.responsibilities(z))
 
     def test_its_gradients_are_those_of_a_mixture(self) -> None:
         results = []
@@ -84,8 +102,9 @@ class TestCodebook:
         error = (codebook.log_prob(z).double() - as_mixture(exact).log_prob(z.double())).abs().max()
         assert error < 0.05
 
-    def test_draws_have_its_moments(self) -> None:
-        codebook = some_codebook()
+    @pytest.mark.parametrize("kind", KINDS, ids=str)
+    def test_draws_have_its_moments(self, kind: dict[str, Any]) -> None:
+        codebook = some_codebook(**kind)
         draws = codebook.sample((20_000,))
         error = (draws.mean(0) - codebook.mean).abs() / codebook.variance.sqrt()
         assert error.max() < 5 / math.sqrt(20_000)
@@ -94,11 +113,8 @@ class TestCodebook:
     def test_autocast_does_not_round_its_densities(self) -> None:
         codebook, z = some_codebook(std=0.1), torch.randn(4, 3)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(
-                codebook.log_prob(z), Codebook(codebook.logits, codebook.means, codebook.stds).log_prob(z)
-            )
             rounded = codebook.log_prob(z)
-        torch.testing.assert_close(rounded, codebook.log_prob(z))
+        assert torch.equal(rounded, Codebook(codebook.logits, codebook.means, codebook.stds).log_prob(z))
 
 
 class TestCodebookVectorPrior:
@@ -172,6 +188,12 @@ class TestCodebookVectorPrior:
         again = CodebookVectorPrior(4, entries=6, heads=2, samples_per_component=0)
         again.load_state_dict(prior.state_dict())
         assert not again.wants_start, "what was trained is not started again"
+
+    def test_a_gaussian_that_no_vector_is_near_keeps_a_weight(self) -> None:
+        prior = trained(2, entries=7)
+        prior.start_at(torch.tensor([[0.0, 0.0], [2.0, 2.0]]).repeat(8, 1), torch.full((16, 2), 0.1))
+        shares = prior.head.bias.softmax(-1)
+        torch.testing.assert_close(shares.sort().values, torch.tensor([1.0] * 5 + [9.0] * 2) / 23)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
