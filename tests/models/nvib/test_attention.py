@@ -192,7 +192,7 @@ def test_attention_weights_are_those_of_the_answers() -> None:
 
 @pytest.mark.parametrize("count", [4, 400])  # many queries take another way through the heads
 def test_autocast_leaves_the_weights_in_single_precision(count: int) -> None:
-    """Vectors at zero, so that long queries tell components apart by their squares alone; keys are exact in bfloat16."""
+    """Vectors at zero, so that long queries tell components apart by their squares; keys are exact in bfloat16."""
     layer = bottleneck(Tau(0.0, 0.5, 0.0))
     layer.prior_mean.zero_()
     queries, x = (torch.randn(1, H, count, E) * 10).bfloat16(), torch.zeros(1, N, P)
