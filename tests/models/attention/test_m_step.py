@@ -1,0 +1,68 @@
+"""M-steps of variances: at their result the posterior of the precisions, written out, has no slope."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyroformer.models.attention.m_step import ConjugatePriors, Statistics, expected_statistics, update_variances
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.observations import Observations
+
+M, N, D = 9, 3, 2
+
+
+def second_moments(queries: Tensor, kind: str) -> Tensor:
+    """The squares of each query, as the statistics have them."""
+    if kind == "full":
+        return queries[:, :, None] * queries[:, None, :]
+    return queries.square() if kind == "diagonal" else queries.square().sum(-1, keepdim=True)
+
+
+def log_posterior(
+    own: Tensor, kind: str, weights: Tensor, away: Tensor, moved: Tensor, prior: dict[str, float]
+) -> Tensor:
+    """Of precisions, given the means: weighted queries, the means under their prior, and the prior of precisions."""
+    precision = own if kind == "full" else torch.diag_embed(own.expand(N, D))
+    log_det = precision.logdet()
+    density = (weights * (log_det - torch.einsum("mnd,nde,mne->mn", away, precision, away))).sum() / 2
+    if prior["means"] > 0:
+        pull = prior["means"] * torch.einsum("nd,nde,ne->n", moved, precision, moved)
+        density = density + (log_det - pull).sum() / 2
+    log_own, trace = (log_det, precision.diagonal(0, -2, -1)) if kind == "full" else (own.log(), own)
+    return density + (prior["shape"] - 1) * log_own.sum() - prior.get("rate", 0) * trace.sum()
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "full"])
+@pytest.mark.parametrize("prior", [{"means": 2.5, "shape": 1.7, "rate": 0.3}, {"means": 0.0, "shape": 1.0}], ids=str)
+def test_variances_are_the_mode(kind: str, prior: dict[str, float]) -> None:
+    queries, weights = torch.randn(M, D).double(), torch.rand(M, N).double()
+    means, initial = torch.randn(2, N, D).double()
+    squares = torch.einsum("mn,m...->n...", weights, second_moments(queries, kind))
+    statistics = Statistics(weights.sum(0), weights.mT @ queries, squares, None, None, torch.zeros(()).double())
+    variances = update_variances(statistics, means, initial, ConjugatePriors(**prior))
+    own = (variances.inverse() if kind == "full" else 1 / variances).requires_grad_()
+    density = log_posterior(own, kind, weights, queries[:, None] - means, means - initial, prior)
+    (slope,) = torch.autograd.grad(density, own)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal", "full"])
+def test_a_component_with_neither_queries_nor_a_prior_keeps_its_variance(kind: str) -> None:
+    current = torch.eye(D).expand(N, D, D) if kind == "full" else torch.ones(N, 1 if kind == "isotropic" else D)
+    zeros = torch.zeros(N, D)
+    statistics = Statistics(torch.zeros(N), zeros, 0 * current, None, None, torch.zeros(()))
+    assert torch.equal(update_variances(statistics, zeros, zeros, ConjugatePriors(means=0.0), current=current), current)
+
+
+def test_moments_about_means_do_not_read_the_mean_of_an_absent_component() -> None:
+    means, observations = torch.randn(N, D), Observations(torch.randn(M, D))
+    means[-1] = torch.nan
+    options: dict[str, Any] = {"squares": "diagonal", "about_means": True}
+    masked = Mixture(torch.zeros(N), means, mask=torch.tensor([True, True, False]), noise_variance=1.0)
+    found = expected_statistics(observations, masked, **options)
+    short = expected_statistics(observations, Mixture(torch.zeros(2), means[:2], noise_variance=1.0), **options)
+    for ours, theirs in ((found.queries, short.queries), (found.squares, short.squares)):
+        assert ours is not None and not ours[2].any()
+        torch.testing.assert_close(ours[:2], theirs)
