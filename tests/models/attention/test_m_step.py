@@ -66,3 +66,12 @@ def test_moments_about_means_do_not_read_the_mean_of_an_absent_component() -> No
     for ours, theirs in ((found.queries, short.queries), (found.squares, short.squares)):
         assert ours is not None and not ours[2].any()
         torch.testing.assert_close(ours[:2], theirs)
+
+
+@pytest.mark.parametrize("distance", [4.0, 6.0, 12.0])
+def test_small_shares_count(distance: float) -> None:
+    """Of a query at the first of two means: exp(-distance^2 / 2) : 1, down to 1e-31."""
+    mixture = Mixture(torch.zeros(2).double(), torch.tensor([[0.0], [distance]]).double(), noise_variance=1.0)
+    counts = expected_statistics(Observations(torch.zeros(5, 1).double()), mixture).counts
+    small = torch.tensor(-0.5 * distance**2).double().sigmoid()
+    torch.testing.assert_close(counts, 5 * torch.stack([1 - small, small]), rtol=1e-10, atol=0)
