@@ -20,6 +20,7 @@ from ..models.attention.query_variances import cholesky, query_covariances, quer
 from ..models.attention.value_map import value_map
 from ..models.utils.choices import check_choice
 from ..models.utils.precision import at_least_float32
+from ..models.utils.scalars import tensor_like
 from .em_steps import Moves, log_prior, m_step
 from .moving_variances import moving_variances, scale_of, with_noise_in_variances
 
@@ -169,7 +170,7 @@ def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | No
     """The mixture of the E-step: in the variational form, the uncertainty of a mean lowers its component's weight."""
     if spread is None:
         return state
-    prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
+    prior_counts = tensor_like(priors.means, spread)
     return replace(state, log_weights=state.log_weights - 0.5 * state.width / (prior_counts + spread))
 
 

@@ -163,6 +163,7 @@ print(f"as many as {effective.mean():.1f} clouds of equal size")
 
 # %%
 texts = corpus.test[: 3 * held_out]
+many.to("cpu")
 posterior, prior = many.encode(texts), many.model.base_measure
 with torch.no_grad():
     shares = torch.as_tensor(after.mean(0))

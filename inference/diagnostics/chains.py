@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names, is_draws
+from ..posterior.arviz_compat import ArviZData, dataset, from_groups, group_names, is_draws, numbered
 
 __all__ = ["as_chains"]
 
@@ -69,7 +69,7 @@ def _check_alike(first: ArviZData, other: ArviZData, number: int, names: Sequenc
             )
         one, two = dataset(first, name), dataset(other, name)
         if name in FIXED:
-            if not one.equals(two):
+            if not numbered(one).equals(numbered(two)):  # files of before had no such coordinates
                 raise ValueError(f"fit {number} is of other texts than the first: export the same texts from each fit.")
         elif unlike := [key for key in {**one, **two} if _shape(one, key) != _shape(two, key)]:
             raise ValueError(

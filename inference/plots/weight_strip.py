@@ -1,5 +1,6 @@
 r"""Text with each token shaded by its weight in the posterior mixture."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -16,6 +17,7 @@ from ...guides.posteriors import TextPosterior
 from ...models.nvae import NVAE
 from ...models.transformer.mixtures.posterior import MixturePosterior
 from ...models.utils.choices import check_choice
+from ...models.utils.numbers import declared_number
 from ..generation.generate import encode
 from ..run import Run
 from ..runs.fitted import check_run
@@ -107,11 +109,12 @@ def weights(
 
     Raises:
         ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
-            has no mixture, ``vmax`` is not above 0, or the text is longer than the model's max_length.
+            has no mixture, ``vmax`` is not above 0 and finite, or the text is longer than the model's max_length.
     """
     check_run(run)
-    if vmax is not None and not vmax > 0:
-        raise ValueError(f"vmax is {vmax}: give the weight of the darkest shade, above 0, or leave it out.")
+    vmax = declared_number("vmax", vmax, float | None)
+    if vmax is not None and not 0 < vmax < math.inf:
+        raise ValueError(f"vmax is {vmax:g}: give the weight of the darkest shade, above 0, or leave it out.")
     mixture = token_weights(run, text, layer, stack)
     if alpha and mixture.log_alpha is None:
         raise ValueError(f"the posterior of a {type(run.model).__name__} has no concentrations: leave alpha out.")

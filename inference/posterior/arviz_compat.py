@@ -38,7 +38,7 @@ def from_groups(groups: Mapping[str, Any], attributes: Mapping[str, Any]) -> Arv
         "inference_library": "pyroformer",
         "inference_library_version": version("pyroformer"),
     } | dict(attributes)
-    groups = {name: _numbered(group).assign_attrs({**attributes, **group.attrs}) for name, group in groups.items()}
+    groups = {name: numbered(group).assign_attrs({**attributes, **group.attrs}) for name, group in groups.items()}
     if _first_version():
         data = arviz.InferenceData(attrs=attributes)
         data.add_groups(dict(groups), warn_on_custom_groups=False)
@@ -105,7 +105,7 @@ def pareto_smoothed(log_weights: Float[np.ndarray, " S"]) -> tuple[Float[np.ndar
     return np.asarray(smoothed).ravel(), _or_worst(float(shape))
 
 
-def _numbered(group: Any) -> Any:
+def numbered(group: Any) -> Any:
     """A dataset whose dimensions all have a coordinate."""
     return group.assign_coords({dim: np.arange(n) for dim, n in group.sizes.items() if dim not in group.coords})
 

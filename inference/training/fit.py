@@ -84,8 +84,8 @@ def fit(
             ``objective`` may be the class itself.
 
     Returns:
-        The run, with the best weights loaded, on the device where it was trained: a GPU if there is one. With
-        ``strategy="fsdp"`` it is on the CPU, as one device may not hold it.
+        The run, with the best weights loaded, on the device where it was trained: a GPU if there is one. If several
+        processes shared its weights, it is on the CPU, as one device may not hold it.
 
     Raises:
         ValueError: If an option is out of range, ``out`` is in use, the guide is of another model, the run to resume is
@@ -154,8 +154,8 @@ def run_training(
         checkpoint = _trained(training, trainer)
     objective.load_state_dict(objective_state(checkpoint, objective))
     objective.eval()
-    if settings.strategy != "fsdp":  # Lightning has left it on the CPU
-        objective.to(trainer.strategy.root_device)
+    sharded = settings.strategy == "fsdp" and trainer.world_size > 1  # one device may not hold it
+    objective.to("cpu" if sharded else trainer.strategy.root_device)  # Lightning has left it on the CPU
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
     run = Run(model, guide, corpus, training.folder, config, step=int(checkpoint["global_step"]), trust=trust)
     return run, training.signal

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..utils.choices import check_choice
 from ..utils.numbers import check_at_least, declared_number
 from ..utils.precision import at_least_float32, without_autocast
+from ..utils.scalars import tensor_like
 from ..utils.tensor_checks import check_entries, is_known
 from .centering import common_center
 from .chunked import map_chunks
@@ -177,7 +178,7 @@ def keeps_moving(
 def prior_log_counts(pseudo_counts: float | Tensor, like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Logarithms of the pseudo-counts, which must be positive."""
     check_pseudo_counts(pseudo_counts)
-    return torch.as_tensor(pseudo_counts, dtype=like.dtype, device=like.device).log()
+    return tensor_like(pseudo_counts, like).log()
 
 
 def check_steps(steps: int) -> int:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..utils.scalars import tensor_like
 from .bayes_rule import log_joint
 from .centering import common_center
 from .log_space import finite_max
@@ -174,7 +175,7 @@ def update_means(
         current: The current means.
         pseudo_counts: :math:`\kappa`.
     """
-    prior_counts = torch.as_tensor(pseudo_counts, dtype=total.dtype, device=total.device)[..., None]
+    prior_counts = tensor_like(pseudo_counts, total)[..., None]
     strength = prior_counts + count[..., None]
     empty = strength < 10 * torch.finfo(total.dtype).eps
     return torch.where(empty, current, (prior_counts * initial + total) / torch.where(empty, 1, strength))
@@ -215,7 +216,7 @@ def update_variances(
     if second is None:
         raise ValueError("variances need second moments; call expected_statistics with squares")
     full, smallest = second.ndim > means.ndim, torch.finfo(means.dtype).tiny
-    prior_counts = torch.as_tensor(priors.means, dtype=means.dtype, device=means.device)[..., None]
+    prior_counts = tensor_like(priors.means, means)[..., None]
     count, moved = statistics.counts[..., None], means - initial
     degrees = count + (prior_counts > 0)
     if full:
@@ -236,7 +237,7 @@ def update_variances(
     variances = scatter / torch.where(empty, 1, degrees.clamp_min(smallest))
     if current is not None:
         variances = torch.where(empty, current, variances)
-    least = torch.as_tensor(floor, dtype=means.dtype, device=means.device)[..., None, None]
+    least = tensor_like(floor, means)[..., None, None]
     return with_least_eigenvalue(variances, least) if full else torch.maximum(variances, least)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..utils.precision import at_least_float32
+from ..utils.scalars import tensor_like
 from ..utils.tensor_checks import check_entries, check_types
 from .centering import common_center
 from .log_space import normalized
@@ -231,10 +232,10 @@ class Mixture:
         null_variance = variances if variances is None or variances.shape[-2] == 1 else variances[..., :1, :]
         if variance is not None:
             variances = self.means.new_zeros(1, 1) if variances is None else variances
-            null_variance = torch.as_tensor(variance, dtype=variances.dtype, device=variances.device)
+            null_variance = tensor_like(variance, variances)
             null_variance = null_variance.reshape(-1, 1, 1)[0]
         null_mean = self.means.new_zeros(*self.means.shape[:-2], 1, self.width)
-        null_weight = torch.as_tensor(log_weight, dtype=self.log_weights.dtype, device=self.log_weights.device)
+        null_weight = tensor_like(log_weight, self.log_weights)
         null_weight = null_weight.expand(self.log_weights.shape[:-1])[..., None]
         values = self.values
         if values is not None:

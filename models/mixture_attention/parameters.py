@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..attention.mixture import Mixture, SharedVariances
 from ..local_params import LocalModule
+from ..utils.scalars import tensor_like
 
 __all__ = ["MixtureParameters", "OwnParameters"]
 
@@ -41,7 +42,7 @@ class OwnParameters(LocalModule):
         shared = variances if isinstance(variances, SharedVariances) else None
         _set(self, "means", means)
         _set(self, "log_weights", mixture.log_weights)
-        _set(self, "noise_variance", torch.as_tensor(mixture.query_variance, dtype=means.dtype, device=means.device))
+        _set(self, "noise_variance", tensor_like(mixture.query_variance, means))
         _set(self, "variances", mixture.dense_variances() if shared is None else shared.table)
         _set(self, "group", None if shared is None else shared.group)
         _set(self, "mask", None if bool(present.all()) else present)

@@ -16,6 +16,7 @@ from ..distributions.stick_breaking import LogStickBreaking
 from ..local_params import LocalModule
 from ..serialization import Configurable
 from ..utils.numbers import check_at_least
+from ..utils.scalars import tensor_like
 from .checks import as_prior
 from .roles import Prior
 
@@ -63,7 +64,7 @@ class GaussianVectors(ComponentPrior):
         self, initial: Float[Tensor, "*batch n d"], pseudo_counts: float | Float[Tensor, "*#batch n"] = 1.0
     ) -> None:
         super().__init__()
-        prior_counts = torch.as_tensor(pseudo_counts, dtype=initial.dtype, device=initial.device)
+        prior_counts = tensor_like(pseudo_counts, initial)
         if not bool((prior_counts > 0).all()):
             raise ValueError(
                 f"pseudo_counts is {float(prior_counts.min())}; it must be positive: leave the prior out instead"

@@ -2,10 +2,11 @@
 
 Its tensors are kept and computed on the CPU, so that results are those of the CPU, random numbers included. As on a
 GPU, an operation on tensors of both devices fails, and NumPy cannot read them. What would make the CPU wait for a GPU
-is recorded: reading a value, copying to the CPU, and results whose size depends on values.
+is recorded: reading a value, copies between the two unless they are ``non_blocking``, indices on the CPU, results whose
+size depends on values, and factorizations of matrices, which check theirs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,13 @@ READS = {  # a value, or a size that depends on values
     ATEN.repeat_interleave.Tensor,
     ATEN.bincount.default,
     ATEN._unique2.default,
+    ATEN.unique_dim.default,
+    ATEN.unique_consecutive.default,
+    ATEN.multinomial.default,
+    ATEN.linalg_cholesky_ex.default,
+    ATEN.linalg_inv_ex.default,
+    ATEN._linalg_solve_ex.default,
+    ATEN._linalg_eigh.default,
 }
 
 _current: "OtherDevice | None" = None  # no tensor is made or computed there without it
@@ -95,8 +103,8 @@ class OtherDevice(TorchDispatchMode):
         here = [tensor for tensor in tensors if not isinstance(tensor, OtherTensor)]
         there = len(here) < len(tensors)
         target = kwargs.get("device")
+        self.waits += _waits(op, args, kwargs)
         if there:
-            self.waits += _waits(op, args, target)
             if here and op not in COPIES:
                 _check_one_device(op, here, args)
         result_there = there
@@ -131,23 +139,26 @@ def _host(leaf: Any) -> Any:
     return leaf.host if isinstance(leaf, OtherTensor) else leaf
 
 
-def _waits(op: Any, args: tuple[Any, ...], target: Any) -> list[str]:
-    """What the CPU would wait for in an operation on tensors of the device."""
-    if op in READS:
-        return [str(op)]
-    if op is ATEN._to_copy.default and target is not None and torch.device(target).type != NAME:
-        return ["copy to the CPU"]
-    if op is ATEN.copy_.default and not isinstance(args[0], OtherTensor):
-        return ["copy to the CPU"]
-    if op in INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
-        return [f"{op} by a mask"]
-    return []
+def _waits(op: Any, args: tuple[Any, ...], kwargs: Any) -> list[str]:
+    """What the CPU would wait for in an operation."""
+    there = [isinstance(arg, OtherTensor) for arg in args]
+    if op is ATEN._to_copy.default and kwargs.get("device") is not None and not kwargs.get("non_blocking"):
+        return ["copy"] * (there[0] != (torch.device(kwargs["device"]).type == NAME))
+    if op is ATEN.copy_.default and not (len(args) > 2 and args[2]):
+        return ["copy"] * (there[0] != there[1] and (there[1] or args[1].ndim > 0))
+    if op in INDEXING and there[0]:
+        indices = [index for index in args[1] if index is not None]
+        slow = any(index.dtype == torch.bool or not isinstance(index, OtherTensor) for index in indices)
+        return [f"{op} by a mask or by indices on the CPU"] * slow
+    return [str(op)] * (op in READS and any(there))
 
 
-def _check_one_device(op: Callable[..., Any], here: list[Tensor], args: tuple[Any, ...]) -> None:
-    """As on a GPU, only tensors without dimensions may be on the CPU, and indices of a tensor of the device."""
+def _check_one_device(op: Any, here: list[Tensor], args: tuple[Any, ...]) -> None:
+    """As on a GPU, what may be on the CPU is an entry of an elementwise operation, or indices of a tensor there."""
     if op in INDEXING:
         here = [tensor for tensor in here if not any(tensor is index for index in args[1])]
-    if any(tensor.ndim for tensor in here):
+    written = op._schema.is_mutable and not isinstance(args[0], OtherTensor)
+    entries = torch.Tag.pointwise in op.tags and not written
+    if any(tensor.ndim > 0 or not entries for tensor in here):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in here)
         raise RuntimeError(f"{op}: a tensor is on {NAME}:0, and others of shape {shapes} are on the CPU")

@@ -26,8 +26,14 @@ def test_tensors_of_two_devices_do_not_mix() -> None:
         assert (x + torch.tensor(1.0)).sum().device.type == NAME  # a tensor without dimensions may
         assert x[torch.tensor([0, 2])].shape == (2,)
         y = torch.ones(3)
-        for mixed in (lambda: x + y, lambda: torch.cat([x, y]), lambda: y[x.long()]):
-            with pytest.raises(RuntimeError, match=r"a tensor is on lazy:0, and others of shape \(3,\) are on the CPU"):
+        for mixed in (
+            lambda: x + y,
+            lambda: torch.cat([x, y]),
+            lambda: y[x.long()],
+            lambda: torch.stack([x.sum(), y.sum()]),
+            lambda: y.sum().add_(x.sum()),
+        ):
+            with pytest.raises(RuntimeError, match=r"a tensor is on lazy:0, and others of shape \((3,)?\) are on"):
                 mixed()
         for read in (x.numpy, lambda: np.asarray(x)):
             with pytest.raises(TypeError, match="can't convert lazy:0 device type tensor to numpy"):
@@ -38,6 +44,8 @@ def test_what_would_wait_is_recorded() -> None:
     with other_device() as device:
         x = torch.tensor([1.0, -1.0], device=NAME)
         y = torch.where(x > 0, x, torch.zeros_like(x)).masked_fill(x < 0, 2.0).to(torch.float64).to(NAME)
+        device.waits.clear()  # of making x
+        y = y + torch.full((), 2.0, device=NAME) + torch.tensor(1.0) + torch.ones(2).to(NAME, non_blocking=True)
         assert not device.waits and y.device == x.device
         for wait in (
             x.sum().item,
@@ -49,6 +57,10 @@ def test_what_would_wait_is_recorded() -> None:
             lambda: torch.zeros(2).copy_(x),
             x.nonzero,
             lambda: torch.repeat_interleave(x.long().abs()),
+            lambda: torch.tensor([1.0], device=NAME),
+            lambda: torch.as_tensor(1.0, device=NAME),
+            lambda: x[torch.tensor([0, 1])],
+            lambda: torch.linalg.cholesky(torch.eye(2, device=NAME)),
         ):
             wait()
             assert len(device.waits) == 1

@@ -86,3 +86,10 @@ def test_fits_that_do_not_match() -> None:
             as_chains(fits)
     with pytest.raises(ValueError, match="fit 2 has no group 'prior', but the first has"):
         as_chains([fit(), fit(prior=False)])
+
+
+def test_a_fit_exported_before_dimensions_were_numbered_is_of_the_same_texts() -> None:
+    before, now = (global_posterior(Mean(), Fit(mean), SEEN, draws=4) for mean in (0.0, 1.0))
+    observed = dataset(before, "observed_data")
+    before["observed_data"] = observed.drop_vars([*observed.coords])
+    assert dataset(as_chains([before, now]), "posterior").sizes["chain"] == 2

@@ -226,6 +226,8 @@ def test_texts_are_compared_on_one_scale(run: Run) -> None:
     assert np.ptp(other.get_ylim()) < np.ptp(plots.weights(run, "a", ax=own_axes()).get_ylim())  # no empty line
     with pytest.raises(ValueError, match="vmax is 0: give the weight of the darkest shade, above 0, or leave it out"):
         plots.weights(run, TEXT, vmax=0)
+    with pytest.raises(ValueError, match="vmax is inf: give the weight"):
+        plots.weights(run, TEXT, vmax=float("inf"))
 
 
 def test_equal_weights_have_a_middle_shade_as_on_the_page() -> None:
