@@ -13,7 +13,7 @@ from ..models.priors.roles import BaseMeasure, WeightPrior
 from ..models.priors.sequence.language_model import LanguageModelVectorPrior
 from ..models.transformer.config import TransformerConfig
 from ..models.transformer.mixtures.heads import AlphaHead
-from ..models.utils.numbers import check_finite
+from ..models.utils.numbers import check_finite_number
 
 __all__ = ["check_log_variance", "encoder_config", "from_prior", "start_alpha", "start_log_variance", "start_mean"]
 
@@ -46,7 +46,7 @@ def start_mean(head: nn.Linear, base_measure: nn.Module) -> None:
 
 def start_log_variance(base_measure: nn.Module, log_variance: float) -> float:
     """The initial bias of the head of the log variances: this log variance, or 0 beside that of a prior's Gaussians."""
-    check_finite(log_variance=log_variance)
+    check_finite_number(log_variance=log_variance)
     return 0.0 if starts(base_measure) else log_variance
 
 

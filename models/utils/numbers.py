@@ -8,7 +8,7 @@ __all__ = [
     "FLOATS",
     "check_at_least",
     "check_dropout",
-    "check_finite",
+    "check_finite_number",
     "declared_number",
     "declared_numbers",
     "plain_number",
@@ -88,11 +88,11 @@ def check_dropout(**shares: float) -> None:
             raise ValueError(f"{name} is {share}; it must be at least 0 and below 1")
 
 
-def check_finite(**numbers: float) -> None:
+def check_finite_number(**numbers: float) -> None:
     """Raises a ValueError that names the first of the numbers that is infinite or not a number.
 
     Examples:
-        >>> check_finite(log_variance=-3.0, scale=float("inf"))
+        >>> check_finite_number(log_variance=-3.0, scale=float("inf"))
         Traceback (most recent call last):
         ValueError: scale is inf: give a finite number.
     """
