@@ -53,7 +53,7 @@ def pair(posterior: str = "full", condition: int = 0, noise: float = 0.3, **opti
     """A model and a guide with random weights everywhere, in float64."""
     model = DELLA(config(condition), latent_size=4, **options)
     guide = DELLAGuide(model, posterior=posterior)  # type: ignore[arg-type]
-    for parameter in {*model.parameters(), *guide.parameters()}:
+    for parameter in dict.fromkeys([*model.parameters(), *guide.parameters()]):  # shared ones once, in one order
         parameter.data.add_(noise * torch.randn_like(parameter))
     return model.double().eval(), guide.double().eval()
 
@@ -145,7 +145,7 @@ def test_pyro_agrees_one_pair_of_texts_at_a_time(options: dict[str, Any]) -> Non
         z = [drawn(model, guide, n, noise[n]) for n in range(count)]
         log_q, log_p = (torch.stack([densities(part, each) for each in z]) for part in (guide, model))
         own_q, own_p = (x.diagonal().T for x in (log_q, log_p))
-        up_to_q, up_to_p = (x.cumsum(-1).exp().mean(1).log() for x in (log_q, log_p))
+        up_to_q, up_to_p = (x.cumsum(-1).logsumexp(1) - math.log(count) for x in (log_q, log_p))
         zero = torch.zeros(count, 1, dtype=torch.double)
         of_all_q, of_all_p = (x.diff(dim=1, prepend=zero) for x in (up_to_q, up_to_p))
         kept = torch.stack([likelihood(n, z[n]) for n in range(count)])
