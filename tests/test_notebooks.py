@@ -4,7 +4,6 @@ import ast
 import re
 import runpy
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import jupytext
 import matplotlib
 import nbformat
 import pytest
+from few_sentences import few_sentences
 from nbformat import NotebookNode
 
-from pyroformer.inference.data.sources.builtin import sentences
+from pyroformer.inference.data import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
@@ -37,7 +37,6 @@ TINY: dict[str, dict[str, Any]] = {
     "08_your_own_texts": {"steps": 2, "held_out": 8, "replications": 2},
     "06_nvib_pretrained": {"steps": 2, "positions": 2, "batch_size": 8, "batches": 2, "bert": ""},
 }
-SENTENCES = 1500  # of the built-in corpus
 CHARACTERS = 92  # in a line of code on the site
 DRAWING = 12  # lines of a cell that draw; what takes more is a function of pf.plots
 DRAWS = re.compile(r"\b(plt|ax|axes|left|right|above|below|one|many)\.|pf\.plots\.|\baz\.plot")
@@ -87,24 +86,11 @@ def test_there_are_notebooks() -> None:
     assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == {path.stem for path in SOURCES}
 
 
-@pytest.fixture
-def few_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A built-in corpus that is quick to read."""
-    from pyroformer.inference.data import corpus
-
-    few = _few()
-    monkeypatch.setattr(corpus, "sentences", lambda: few)
-
-
-@cache
-def _few() -> list[str]:
-    return sentences()[:SENTENCES]
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("pyplot", "few_sentences")
+@pytest.mark.usefixtures("pyplot")
 @each
 def test_it_runs(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "sentences", few_sentences)
     notebook = jupytext.read(source)
     values = TINY.get(source.stem, {})
     assert parameters(notebook).keys() == values.keys()

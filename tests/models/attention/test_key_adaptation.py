@@ -123,12 +123,12 @@ def test_pseudo_counts_that_are_none(value: Any, message: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("columns", [None, 1, D])
 def test_implicit_gradients_are_those_of_the_fixed_point(columns: int | None) -> None:
-    """Those of 400 unrolled steps, and finite differences of where they end."""
+    """Those of 100 unrolled steps, and finite differences of where they end."""
     queries, mixture = draw(columns, 2)
     mask, upstream = torch.rand(2, M) < 0.8, randn(2, N, D)
     leaves = [queries.requires_grad_(), mixture.means.requires_grad_(), mixture.log_weights.requires_grad_()]
     means = {
-        how: adapt_keys(queries, mixture, steps=400, mask=mask, gradient=how).means  # type: ignore[arg-type]
+        how: adapt_keys(queries, mixture, steps=100, mask=mask, gradient=how).means  # type: ignore[arg-type]
         for how in ("unrolled", "implicit")
     }
     close(means["implicit"], means["unrolled"])
@@ -138,7 +138,7 @@ def test_implicit_gradients_are_those_of_the_fixed_point(columns: int | None) ->
     with torch.no_grad():
         bump = torch.zeros_like(queries)
         bump[0, 3, 1] = 1e-5
-        up, down = (adapt_keys(queries + b, mixture, steps=400, mask=mask).means for b in (bump, -bump))
+        up, down = (adapt_keys(queries + b, mixture, steps=100, mask=mask).means for b in (bump, -bump))
     close((upstream * (up - down)).sum() / 2e-5, actual[0][0, 3, 1], 1e-6)
 
 

@@ -107,7 +107,7 @@ def test_a_gaussian_guide_finds_the_conjugate_posterior(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_nuts_draws_weights(name: str) -> None:
-    """That its draws are those of the posterior: tests/models/test_mixture_nuts.py, for a prior of log weights."""
+    """Whether they are of the posterior: tests/models/mixture_attention/test_nuts.py, for a prior of log weights."""
     pyro.set_rng_seed(0)
     chain = MCMC(NUTS(attention(name), max_plate_nesting=1), num_samples=10, warmup_steps=8, disable_progbar=True)
     chain.run(QUERIES)

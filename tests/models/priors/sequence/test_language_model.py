@@ -152,7 +152,7 @@ class TestStart:
         model.start_from(backbone)
         guide: Any = guide_class(model)  # type: ignore[operator]
         loss = -AutoregressiveText(decoder, mask=TEXTS.mask).log_prob(TEXTS.tokens)
-        terms = ELBO(num_particles=200).terms(model.eval(), guide.eval(), TEXTS)
+        terms = ELBO(num_particles=8).terms(model.eval(), guide.eval(), TEXTS)
         rate = terms.kl["vectors"]
         rate = rate.mean(0) if rate.ndim == 2 else rate
         assert ((rate - loss).abs() / TEXTS.lengths < 0.02).all(), f"{rate} for {loss}"
@@ -168,7 +168,7 @@ class TestStart:
         cls, guide_class = {"vae": (pf.VAE, pf.VAEGuide), "nvae": (pf.NVAE, pf.NVAEGuide)}[kind]
         model: Any = cls(config, base_measure="language_model")  # type: ignore[operator]
         model.start_from(Backbone("decoder", config, decoder.state_dict()))
-        terms = ELBO(num_particles=50).terms(model.eval(), guide_class(model).eval(), TEXTS)  # type: ignore[operator]
+        terms = ELBO(num_particles=8).terms(model.eval(), guide_class(model).eval(), TEXTS)  # type: ignore[operator]
         assert -terms.log_likelihood.mean() / TEXTS.lengths.sum() < 0.01
         weights = terms.kl.get("weights", torch.zeros(()))
         assert weights.abs().max() < 1e-5, "nats a text"
