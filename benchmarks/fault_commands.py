@@ -14,7 +14,7 @@ import xarray
 from fault_runner import TINY, Case, Ending, Workplace
 
 import pyroformer as pf
-from pyroformer.inference.cli.option_help import options
+from pyroformer.inference.cli.options.option_help import options
 from pyroformer.inference.cli.parser import COMMANDS, FROM_CORPUS, NETWORK, TRAINING
 from pyroformer.inference.cli.usage_errors import type_members
 from pyroformer.inference.utils.registry import MODELS

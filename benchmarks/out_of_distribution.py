@@ -29,7 +29,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 import pyroformer as pf
-from pyroformer.models.attention.natural_parameters import natural
+from pyroformer.models.attention.kernel.natural_parameters import natural
 
 CLASSES, MEMORY = 8, 600
 PRECISIONS = tuple(float(x) for x in np.geomspace(0.25, 64, 17))

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ..utils.registry import MODELS, ModelClasses
 from ..utils.terminal import filled, listed, terminal_columns
-from .option_help import Option, attribute, description, options, summary
+from .options.option_help import Option, attribute, description, options, summary
 from .typed import Flag
 from .usage_errors import UsageError, check_typed, type_members, usage_message
 

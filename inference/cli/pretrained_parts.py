@@ -10,7 +10,7 @@ from ..pretrained.pretrained import Pretrained
 from ..run import load
 from ..runs.folder import RunFolder
 from ..utils.registry import MODELS
-from .option_help import options
+from .options.option_help import options
 from .source import ENCODER
 from .usage_errors import type_members
 

@@ -11,7 +11,7 @@ from ..runs.folder import RunFolder
 from ..runs.joint_module import freeze_others, joint_module
 from ..training.resumed import begun_with, changed_option, load_start, resumed_options
 from ..utils.registry import MODELS, imported
-from .option_help import options
+from .options.option_help import options
 from .parser import NETWORK
 from .prepare import Prepared, names_class
 

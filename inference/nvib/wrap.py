@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import nn
 
-from ...models.attention.natural_parameters import Form
+from ...models.attention.kernel.natural_parameters import Form
 from ...models.nvib.bottleneck import Bottleneck
 from ...models.utils.choices import check_choice
 from .hub_attention import BartAttention, BertCrossAttention, BertSelfAttention, GPT2Attention

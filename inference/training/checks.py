@@ -79,7 +79,7 @@ def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
 def check_strategy(objective: nn.Module, options: TrainingOptions) -> None:
     """Raises a ValueError if the weights are to be sharded and cannot be."""
     if options.strategy == "fsdp":
-        from .sharding import check_shardable  # its imports take half a second
+        from .distributed.sharding import check_shardable  # its imports take half a second
 
         check_shardable(objective)
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..runs.folder import RunFolder
-from .peers import NEVER, Peers
+from .distributed.peers import NEVER, Peers
 
 __all__ = ["DivergenceError", "LossWatch", "weights_are_finite"]
 

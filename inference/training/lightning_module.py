@@ -27,10 +27,10 @@ from ..schedules import warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed, set_seed
 from .compiled import NO_VALIDATION, captured_losses
+from .distributed.peers import NEVER, Peers
 from .divergence import LossWatch, weights_are_finite
 from .kl_weights import KLWeights, VectorsToKeep
 from .meter import LossMeter
-from .peers import NEVER, Peers
 from .status import Status
 from .trainer import count_batches_anew
 from .validation import Validation
@@ -89,7 +89,7 @@ class Training(lightning.LightningModule):
 
     def configure_model(self) -> None:
         if self.options.strategy == "fsdp" and self.trainer.world_size > 1:
-            from .sharding import shard
+            from .distributed.sharding import shard
 
             self._without_frozen({})  # the fingerprint is that of whole weights
             assert self.device_mesh is not None
@@ -283,7 +283,7 @@ class Training(lightning.LightningModule):
         """Save the weights, in one file. Where processes have shares, they are gathered into the first one's copy."""
         state: Mapping[str, Tensor] = self.state_dict()
         if self.whole is not None:
-            from .sharding import gather
+            from .distributed.sharding import gather
 
             gather(state, self.whole if self.trainer.is_global_zero else None)
             state = self.whole

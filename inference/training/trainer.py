@@ -107,7 +107,7 @@ def _strategy(options: TrainingOptions, processes: int) -> Any:
         return "auto"
     if options.strategy == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)  # gradients are sent from where they are, without a copy
-    from .sharding import FSDP  # its imports take half a second
+    from .distributed.sharding import FSDP  # its imports take half a second
 
     return FSDP(processes)
 

@@ -13,11 +13,11 @@ from ..utils.precision import at_least_float32
 from ..utils.tensor_checks import check_entries, is_readable
 from .centering import common_center, visible_center
 from .chunked import map_chunks
+from .kernel.natural_parameters import Form, Natural, has_curvature, natural
+from .kernel.packed import causal_mask, fused_attention, pack_keys, pack_queries, pack_values, packed_width
 from .log_space import safe_logsumexp
 from .mixture import Mixture, in_dtype
-from .natural_parameters import Form, Natural, has_curvature, natural
 from .observations import check_queries, with_all_rows
-from .packed import causal_mask, fused_attention, pack_keys, pack_queries, pack_values, packed_width
 from .query_variances import check_variances
 
 __all__ = ["Returns", "attend", "check_restrictions"]

@@ -21,10 +21,10 @@ from ..utils.tensor_checks import check_entries, is_known
 from .centering import common_center
 from .chunked import map_chunks
 from .implicit import implicit_step
+from .kernel.natural_parameters import Natural, natural
+from .kernel.packed import fused_attention, side_by_side
 from .mixture import Mixture
-from .natural_parameters import Natural, natural
 from .observations import check_queries
-from .packed import fused_attention, side_by_side
 from .query_variances import query_variances
 
 __all__ = [

@@ -21,11 +21,11 @@ from torch import Tensor
 from ..utils.scalars import tensor_like
 from .bayes_rule import log_joint
 from .centering import common_center
+from .kernel.natural_parameters import natural
+from .kernel.packed import side_by_side
 from .log_space import finite_max
 from .mixture import Covariances, Mixture
-from .natural_parameters import natural
 from .observations import Observations
-from .packed import side_by_side
 
 __all__ = [
     "ConjugatePriors",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .attend import attend
 from .bayes_rule import responsibilities
+from .kernel.packed import causal_mask
 from .key_adaptation import check_steps
 from .mixture import Mixture
 from .observations import check_queries
-from .packed import causal_mask
 from .query_variances import filled, query_variances
 
 __all__ = ["value_map"]

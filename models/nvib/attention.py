@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..attention.head_projection import (
+from ..attention.kernel.head_projection import (
     by_head,
     lifted,
     lifted_forms,
@@ -28,7 +28,7 @@ from ..attention.head_projection import (
     split_heads,
     squared_queries,
 )
-from ..attention.packed import causal_mask, fused_attention, pack_queries
+from ..attention.kernel.packed import causal_mask, fused_attention, pack_queries
 from ..utils.precision import at_least_float32, without_autocast
 from .bottleneck import Bottleneck, Components, VectorPosterior
 
@@ -57,7 +57,7 @@ class Projections(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Keys and values of all heads, as :mod:`~pyroformer.models.attention.packed` has them: what a cache keeps."""
+    """Keys and values of all heads, as a cache keeps them, packed as for an ordinary attention kernel."""
 
     keys: Float[Tensor, "*batch h n w"]
     values: Float[Tensor, "*batch h n w"]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..attention.natural_parameters import Form
+from ..attention.kernel.natural_parameters import Form
 from ..distributions.log_dirichlet_math import LOG_ZERO, sample_log_gamma
 from ..utils.precision import at_least_float32, without_autocast
 from .moments import RunningMoments

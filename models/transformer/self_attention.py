@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..attention.kernel.packed import causal_mask
 from ..attention.kv_cache import KeyValueCache
 from ..attention.layers.torch_weights import TorchWeights
-from ..attention.packed import causal_mask
 from ..heads import head_width
 from .fusion import MemorySlot
 from .linear import linear

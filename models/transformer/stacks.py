@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..attention.kernel.natural_parameters import Form
 from ..attention.kv_cache import KeyValueCache
 from ..attention.layers.denoising import ProjectedMixture
 from ..attention.mixture import Mixture
-from ..attention.natural_parameters import Form
 from ..utils.weight_tables import from_weights
 from .blocks import Block, applied, cross_attention_of, initialize, norm_layer
 from .config import TransformerConfig

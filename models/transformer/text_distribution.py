@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..attention.natural_parameters import Form
+from ..attention.kernel.natural_parameters import Form
 from ..distributions.expandable import Expandable
 from .config import TransformerConfig
 from .memory import Context, Memory, batch_shape

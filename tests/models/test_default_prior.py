@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import pyroformer as pf
-from pyroformer.inference.cli.short_options import with_default_prior
+from pyroformer.inference.cli.options.short_options import with_default_prior
 from pyroformer.models.priors.named import NAMED
 from pyroformer.models.serialization import public_path
 

@@ -3,9 +3,9 @@
 from typing import Any, Unpack
 
 from ..input_texts import require_text
+from ..options.ranges import parse_assignments, parse_ranges
+from ..options.shared_options import DecodingOptions, decoding_strategy, open_run
 from ..output import print_json
-from ..ranges import parse_assignments, parse_ranges
-from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["edit"]
 

@@ -5,8 +5,8 @@ from typing import Literal, Unpack
 
 from ...utils.terminal import output_columns
 from ..input_texts import read_test_texts
+from ..options.shared_options import RunOptions, open_run
 from ..output import print_line, with_flags
-from ..shared_options import RunOptions, open_run
 
 __all__ = ["evaluate"]
 

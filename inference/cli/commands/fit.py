@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...utils.processes import rank
+from ..options.short_options import with_default_prior, with_short_options
 from ..output import print_line, with_flags
-from ..short_options import with_default_prior, with_short_options
 from ..training import train_and_report
 
 __all__ = ["fit"]
@@ -203,7 +203,7 @@ def _by_flag(typed: _Typed) -> dict[str, Any]:
 def _check_keep(name: str, guide: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     from ...objectives.keep_control import check_switches_off
     from ...utils.registry import MODELS
-    from ..option_help import options
+    from ..options.option_help import options
 
     own = {option.name: option.default for option in options(path)} if (path := MODELS[name].guide) else {}
     if training.get("keep") is not None and "alpha" in own:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ..options.shared_options import RunOptions, open_run
 from ..output import print_line
-from ..shared_options import RunOptions, open_run
 from ..training import train_and_report
 
 __all__ = ["fit_prior"]

@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
+from ..options.shared_options import RunOptions, open_run
 from ..output import print_line
-from ..shared_options import RunOptions, open_run
 
 __all__ = ["plot"]
 

@@ -3,8 +3,8 @@
 from typing import Unpack
 
 from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
+from ..options.shared_options import RunOptions, open_run
 from ..output import print_line
-from ..shared_options import RunOptions, open_run
 from ..typed import as_typed
 
 __all__ = ["posterior"]

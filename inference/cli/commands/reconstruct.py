@@ -3,8 +3,8 @@
 from typing import Unpack
 
 from ..input_texts import check_all_fit, fitting_texts, require_text, texts_to_encode
+from ..options.shared_options import DecodingOptions, decoding_strategy, open_run
 from ..output import print_json
-from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["reconstruct"]
 

@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
+from ..options.shared_options import DecodingOptions, decoding_strategy, open_run
 from ..output import print_json, print_notice
-from ..shared_options import DecodingOptions, decoding_strategy, open_run
 
 __all__ = ["sample"]
 

@@ -11,7 +11,7 @@ from ...heads import head_width
 from ...utils.choices import check_choice
 from ...utils.numbers import check_dropout
 from ...utils.precision import at_least_float32, without_autocast
-from ..head_projection import (
+from ..kernel.head_projection import (
     by_head,
     lifted,
     lifted_forms,
@@ -21,9 +21,9 @@ from ..head_projection import (
     split_heads,
     squared_queries,
 )
+from ..kernel.natural_parameters import Form, LowRank, natural
+from ..kernel.packed import fused_attention, pack_queries
 from ..mixture import Mixture
-from ..natural_parameters import Form, LowRank, natural
-from ..packed import fused_attention, pack_queries
 
 __all__ = ["DenoisingAttention", "ProjectedMixture"]
 

@@ -17,11 +17,11 @@ from ..attend import Returns, attend
 from ..blockwise.attend import blockwise_attend
 from ..blockwise.e_step import EStep
 from ..blockwise.relative_positions import RelativePositions
+from ..kernel.packed import causal_mask
 from ..key_adaptation import StepGradient, adapt_keys, check_pseudo_counts, check_steps, check_tolerance
 from ..kv_cache import KeyValueCache
 from ..log_space import safe_logsumexp, visible_logsumexp
 from ..mixture import Mixture
-from ..packed import causal_mask
 from .gaussian_keys import Assignment, GaussianKeys, KeyDensity, KeyPrior, Precision, TokenReadout
 
 __all__ = ["ProbabilisticAttention", "ValuePosterior"]

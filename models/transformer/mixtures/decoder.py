@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...attention.kernel.natural_parameters import Form
 from ...attention.kv_cache import KeyValueCache
 from ...attention.mixture import Mixture
-from ...attention.natural_parameters import Form
 from ...distributions.log_dirichlet_math import sample_log_gamma
 from ..blocks import applied
 from ..config import TransformerConfig

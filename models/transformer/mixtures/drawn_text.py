@@ -3,7 +3,7 @@ r"""The distribution of texts whose decoder draws mixtures of its own while it w
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...attention.natural_parameters import Form
+from ...attention.kernel.natural_parameters import Form
 from ..memory import Memory
 from ..text_distribution import AutoregressiveText
 from .decoder import MixtureDecoder, drawn

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pyroformer.inference.cli.main import main
-from pyroformer.inference.cli.option_help import Option, options
+from pyroformer.inference.cli.options.option_help import Option, options
 from pyroformer.inference.cli.parser import COMMANDS, NETWORK, TRAINING, parse
 from pyroformer.inference.utils.registry import MODELS, imported
 from pyroformer.models.base import Model
@@ -343,16 +343,16 @@ def test_shared_options_are_those_of_every_command() -> None:
         return {option.name: option for option in options(COMMANDS[name])}
 
     decoding = [described(name) for name in ("sample", "reconstruct", "interpolate", "swap", "edit")]
-    for option in options("pyroformer.inference.cli.shared_options:DecodingOptions"):
+    for option in options("pyroformer.inference.cli.options.shared_options:DecodingOptions"):
         assert option.help
         assert [command[option.name] for command in decoding] == [option] * 5
     opening = [described(name) for name in COMMANDS if name not in ("fit", "demo")]
-    for option in options("pyroformer.inference.cli.shared_options:RunOptions"):
+    for option in options("pyroformer.inference.cli.options.shared_options:RunOptions"):
         assert [command[option.name] for command in opening] == [option] * len(opening)
 
 
 def test_a_command_without_decoding_options_is_greedy() -> None:
-    from pyroformer.inference.cli.shared_options import decoding_strategy
+    from pyroformer.inference.cli.options.shared_options import decoding_strategy
     from pyroformer.inference.generation.decoding import Decoding
 
     assert decoding_strategy({"run": "x", "seed": 3}) == Decoding(greedy=True)

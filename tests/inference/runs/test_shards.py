@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from pyroformer.inference.runs.checkpoints import read_checkpoint, read_unsharded
-from pyroformer.inference.training.sharding import FSDP
+from pyroformer.inference.training.distributed.sharding import FSDP
 from pyroformer.inference.training.trainer import AtomicCheckpoints
 
 WEIGHT = torch.arange(12.0).reshape(4, 3)
@@ -61,7 +61,7 @@ def test_a_checkpoint_is_read_whole(mesh: DeviceMesh, strategy: FSDP, tmp_path: 
     assert without["optimizer_states"][0]["state"][0].keys() == {"step"}
 
 
-@pytest.mark.parametrize("place", ["sharding.write_shards", "trainer.write_atomically"])
+@pytest.mark.parametrize("place", ["distributed.sharding.write_shards", "trainer.write_atomically"])
 def test_the_last_whole_checkpoint_survives_a_write_that_ends_early(
     mesh: DeviceMesh, strategy: FSDP, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,8 @@ from torch import nn
 import pyroformer as pf
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.runs.checkpoints import read_checkpoint
+from pyroformer.inference.training.distributed.sharding import check_shardable
 from pyroformer.inference.training.lightning_module import Training
-from pyroformer.inference.training.sharding import check_shardable
 from pyroformer.inference.training.status import Status
 
 SCRIPT = Path(__file__).parent / "together.py"

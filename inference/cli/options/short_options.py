@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..utils.registry import MODELS, imported
+from ...utils.registry import MODELS, imported
 from .option_help import options
 
 __all__ = ["with_default_prior", "with_short_options"]
@@ -55,8 +55,8 @@ def with_default_prior(
         >>> with_default_prior("nvae", False, {}, {"alpha": "relu"}, {"keep": 0.5})
         {'base_measure': {'class_path': 'pyroformer.priors.GaussianVectorPrior'}}
     """
-    from ..objectives.nvib import NVIB
-    from ..objectives.registry import objective_class
+    from ...objectives.nvib import NVIB
+    from ...objectives.registry import objective_class
 
     if "base_measure" in model or not _has(name, "base_measure"):
         return dict(model)
@@ -78,7 +78,7 @@ def _set(model: dict[str, Any], option: str, value: Any, typed: str, *others: st
 
 def _recipe(prior: str) -> dict[str, str]:
     """The class of a base measure that a name stands for."""
-    from ...models.priors.named import NAMED
+    from ....models.priors.named import NAMED
 
     return {"class_path": f"pyroformer.priors.{NAMED[prior].__name__}"}
 

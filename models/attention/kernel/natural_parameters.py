@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..utils.precision import at_least_float32, without_autocast
-from .mixture import Mixture, SharedVariances
+from ...utils.precision import at_least_float32, without_autocast
+from ..mixture import Mixture, SharedVariances
+from ..query_variances import own_variances
 from .packed import side_by_side
-from .query_variances import own_variances
 
 __all__ = ["Basis", "Form", "LowRank", "Natural", "has_curvature", "natural"]
 

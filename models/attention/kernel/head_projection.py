@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..utils.precision import without_autocast
+from ...utils.precision import without_autocast
 from .packed import pack_keys, pack_values, packed_width
 
 __all__ = [

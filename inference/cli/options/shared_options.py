@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 __all__ = ["DecodingOptions", "RunOptions", "decoding_strategy", "open_run"]
 
 if TYPE_CHECKING:  # torch is imported when a command runs, not for its help
-    from ..generation.decoding import Decoding
-    from ..run import Run
+    from ...generation.decoding import Decoding
+    from ...run import Run
 
 
 class RunOptions(TypedDict):
@@ -41,9 +41,9 @@ def open_run(options: RunOptions) -> "Run":
     """The run in a folder, on the GPU if there is one."""
     import torch
 
-    from ..run import load
-    from ..runs.folder import RunFolder
-    from .resume import read_config
+    from ...run import load
+    from ...runs.folder import RunFolder
+    from ..resume import read_config
 
     path = options["run"]
     read_config(RunFolder(path))
@@ -57,7 +57,7 @@ def decoding_strategy(options: DecodingOptions, *, greedy: bool | None = None) -
         options: The options that were typed.
         greedy: Whether the most probable tokens are taken; None for: unless temperature, top_k or top_p is set.
     """
-    from ..generation.decoding import Decoding
+    from ...generation.decoding import Decoding
 
     values = {name: options.get(name) for name in ("temperature", "top_k", "top_p")}
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}

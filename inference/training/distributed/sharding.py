@@ -12,9 +12,9 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ...models.transformer.blocks import Block
-from ..runs.checkpoints import SHARDS, read_unsharded
-from ..runs.shards import (
+from ....models.transformer.blocks import Block
+from ...runs.checkpoints import SHARDS, read_unsharded
+from ...runs.shards import (
     WEIGHTS,
     free_folder,
     put_back,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyroformer.inference.cli.ranges import parse_assignments, parse_ranges
+from pyroformer.inference.cli.options.ranges import parse_assignments, parse_ranges
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-1", "1-", "1,,2", "1-999999"])

@@ -1,0 +1,1 @@
+"""Options of the commands: their help, those that several share or that are short for others, ranges of numbers."""

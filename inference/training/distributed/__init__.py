@@ -1,0 +1,1 @@
+"""Training in several processes: the messages between them, and weights in shards."""
