@@ -7,6 +7,7 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
 from pyroformer.models.attention.bayes_rule import evidence
@@ -17,31 +18,36 @@ EVERYTHING: Any = ("means", "variances", "weights")
 OUTLIER = torch.tensor([[0.0, 0.0], [1e3, 1e3], [-1.0, 1.0]])
 
 
-def data() -> dict[str, Tensor]:
+def data() -> list[dict[str, Tensor]]:
+    """Data whose variances may keep their size, and data on which they shrink: EM computes the two differently."""
     x = torch.randn(40, 2)
-    return {
+    kept = {
         "random": x,
         "zero rows": torch.cat([x[:30], torch.zeros(10, 2)]),
         "equal rows": torch.cat([x, x[:1].expand(12, 2)]),
-        "integers": torch.randint(2, (60, 2)).float(),
-        "outlier": torch.cat([x, torch.full((1, 2), 1e3)]),
         "collinear": x[:, :1].expand(40, 2),
         "far from zero": x + 1e3,
+        "far clusters": torch.cat([0.01 * x - 100, 0.01 * x + 100]),
+    }
+    shrinking = {
+        "integers": torch.randint(2, (60, 2)).float(),
+        "outlier": torch.cat([x, torch.full((1, 2), 1e3)]),
         "all equal": torch.ones(20, 2),
         "one": x[:1],
         "three": x[:3],
-        "far clusters": torch.cat([0.01 * x - 100, 0.01 * x + 100]),
     }
+    return [kept, shrinking]
 
 
 def start(dtype: torch.dtype) -> Mixture:
     return Mixture(torch.zeros(3, dtype=dtype).log_softmax(-1), OUTLIER.to(dtype), noise_variance=1.0)
 
 
-def check(state: Adapted, tolerance: float = 1e-7) -> None:
+def check(state: Adapted, names: list[str], tolerance: float = 1e-7) -> None:
     objective = state.objective
     assert objective.isfinite().all()
-    assert (objective.diff() >= -tolerance * (1 + objective[:-1].abs())).all(), float(objective.diff().min())
+    fallen = (objective.diff() < -tolerance * (1 + objective[:, :-1].abs())).any(-1)
+    assert not fallen.any(), [name for name, fell in zip(names, fallen.tolist(), strict=True) if fell]
     variances = state.mixture.variances
     each = variances.matrices if isinstance(variances, Covariances) else variances
     assert isinstance(each, Tensor) and each.isfinite().all() and state.mixture.means.isfinite().all()
@@ -52,15 +58,16 @@ def check(state: Adapted, tolerance: float = 1e-7) -> None:
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full"])
 def test_never_falls_on_degenerate_data(covariance: Any, kappa: float, rate: float | None, dtype: torch.dtype) -> None:
     priors = ConjugatePriors(means=kappa, rate=rate)
-    for name, x in data().items():
-        queries = x.to(dtype)
-        state = adapt(queries, start(dtype), steps=12, moves=EVERYTHING, covariance=covariance, priors=priors)
-        try:
-            check(state)
-        except AssertionError as error:
-            raise AssertionError(name) from error
-        if name == "outlier" and kappa and rate is None:
-            assert evidence(queries, state.mixture).isfinite().all()
+    for tables in data():
+        queries = pad_sequence([x.to(dtype) for x in tables.values()], batch_first=True)
+        lengths = torch.tensor([len(x) for x in tables.values()])
+        mask = torch.arange(queries.shape[1]) < lengths[:, None]
+        state = adapt(
+            queries, start(dtype), mask=mask, steps=12, moves=EVERYTHING, covariance=covariance, priors=priors
+        )
+        check(state, names=list(tables))
+        if kappa and rate is None:
+            assert evidence(queries, state.mixture)[mask].isfinite().all()
 
 
 def test_empty_components_keep_their_variance() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pyroformer as pf
+from pyroformer.inference.cli.commands import demo
 from pyroformer.inference.cli.main import main
 
 TEXTS = [f"{'One' if n % 3 else 'No'} {n % 43} of {n}." for n in range(400)]
@@ -29,6 +30,7 @@ def test_it_shows_what_it_learned(
 ) -> None:
     corpus = pf.Corpus.from_texts(TEXTS, vocabulary=270, max_length=16)
     monkeypatch.setattr(pf.Corpus, "builtin", lambda: corpus)
+    monkeypatch.setattr(demo, "SAMPLES", 6)
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--minutes", "0.02"]) == 0
     said = capsys.readouterr().out
