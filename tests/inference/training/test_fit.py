@@ -1,6 +1,7 @@
 """Training: what a run learns, what a kill costs (nothing), and that every way of computing a step is the same step."""
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -243,26 +244,10 @@ def test_a_prior_of_other_lengths_is_refused(corpus: Corpus, longest: int) -> No
 
 
 @pytest.mark.slow
-def test_two_devices_train_what_one_trains_with_twice_the_batch(tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
-    common = ["fit", "lm", "--data", str(tmp_path / "texts.txt"), "--vocabulary", "280", "--steps", "4"]
-    common += ["--model.width", "16", "--model.layers", "1", "--model.heads", "2"]
-    common += ["--model.bias", "false"]  # a key's has no gradient but rounding, which Adam makes large
-    for out, rest in {"one": ["--batch_size", "16"], "two": ["--batch_size", "8", "--devices", "2"]}.items():
-        command = [sys.executable, "-m", "pyroformer", *common, "--out", str(tmp_path / out), *rest]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-        assert result.returncode == 0, result.stderr[-2000:]
-    one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
-    apart = {name: float((one[name] - two[name]).abs().max()) for name in one}
-    assert max(apart.values()) < 1e-6, apart
-
-
-@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_weights(corpus: Corpus, tmp_path: Path) -> None:
     script = Path(__file__).parent / "train_forever.py"
-    arguments = [sys.executable, str(script), str(corpus.folder)]
-    process = subprocess.Popen([*arguments, str(tmp_path / "cut")])
+    arguments = [sys.executable, str(script), str(corpus.folder), str(tmp_path / "cut")]
+    process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
     checkpoint = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 200
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -272,7 +257,9 @@ def test_a_killed_process_resumes_to_the_same_weights(corpus: Corpus, tmp_path: 
     process.kill()
     process.wait()
     assert 0 < last_step(tmp_path / "cut") <= 60
-    subprocess.run([*arguments, str(tmp_path / "cut"), str(tmp_path / "whole")], check=True, timeout=300)
+    trained = runpy.run_path(str(script))["trained"]
+    trained(corpus.folder, tmp_path / "cut", resume=True)
+    trained(corpus.folder, tmp_path / "whole", resume=False)
     whole, cut = last_weights(tmp_path / "whole"), last_weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

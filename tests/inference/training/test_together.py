@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,17 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> Path
 
     alone = {"accumulate_grad_batches": 2}
     script.trained(corpus, "nvae", folder / "begun-alone", callback=interrupt, validations=4, **alone)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    (folder / "texts.txt").write_text("\n".join(script.TEXTS))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, str(SCRIPT), str(folder), str(rank), port] for rank in (0, 1)]
     with (folder / "log").open("w") as log:
-        processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in commands]
+        process = subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], env=environment, stdout=log, stderr=log)
+        script.commanded(folder, "launched-alone", "--accumulate_grad_batches", "2")
         for name in (*script.SYSTEMS, "frozen"):
             script.trained(corpus, name, folder / name, **alone)
-        codes = [process.wait(timeout=300) for process in processes]
-    assert codes == [0, 0], (folder / "log").read_text()[-3000:]
+        script.trained(corpus, "short", folder / "short", **script.SHORT, **alone)
+        code = process.wait(timeout=300)
+    assert code == 0, (folder / "log").read_text()[-3000:]
     script.trained(corpus, "frozen", folder / "begun-together", resume=True, devices=1, strategy="ddp", **alone)
     return folder
 
@@ -84,7 +82,11 @@ def test_two_processes_train_what_one_trains_with_their_batches(folder: Path, na
 
 
 def test_shards_go_with_compiled_blocks_and_activations_that_are_computed_again(folder: Path) -> None:
-    assert distance(folder / "lm", folder / "lm-compiled") < 2e-6
+    assert distance(folder / "short", folder / "short-compiled") < 2e-6
+
+
+def test_a_command_starts_the_processes_that_it_names(folder: Path) -> None:
+    assert distance(folder / "launched-alone", folder / "launched") < 2e-6
 
 
 def test_the_weights_have_moved(folder: Path, script: ModuleType) -> None:

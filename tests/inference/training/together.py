@@ -1,4 +1,4 @@
-"""Trainings that the tests compare: alone, or as one of two processes, ``python together.py FOLDER RANK PORT``."""
+"""Trainings that the tests compare: alone, or in two processes, ``python together.py FOLDER``."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pyroformer.guides.della import DELLAGuide
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.guides.vae import VAEGuide
+from pyroformer.inference.cli.main import main as command
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.objectives.elbo import ELBO
@@ -33,10 +34,9 @@ from pyroformer.models.nvae import NVAE
 from pyroformer.models.transformer.blocks import compile_blocks
 from pyroformer.models.vae import VAE
 
-TEXTS = [
-    f"{n} is {n % 7} modulo seven." for n in range(10, 32)
-]  # of one length: one graph; 20 train: one step of an epoch is short
+TEXTS = [f"{n} is {n % 7} modulo seven." for n in range(10, 32)]  # 20 train: one step of an epoch is short
 SYSTEMS = ("lm", "nvae", "vae", "della")
+SHORT = {"steps": 2}  # whole batches alone: one graph
 SIZE = {"width": 16, "layers": 1, "heads": 2, "dropout": 0.1}
 MODERN = {
     "dropout": 0.0,
@@ -51,7 +51,7 @@ MODERN = {
 
 def pair(corpus: Corpus, name: str) -> tuple[Model, nn.Module | None]:
     torch.manual_seed(0)
-    if name == "lm":
+    if name in ("lm", "short"):
         return LanguageModel.for_corpus(corpus, **(SIZE | MODERN)), None
     if name == "della":
         chain = DELLA.for_corpus(corpus, **SIZE, latent_size=4)
@@ -119,10 +119,22 @@ def gradient(corpus: Corpus, rank: int, world: int) -> list[float]:
     return [float(p.grad) for p in objective.parameters() if p.grad is not None]
 
 
-def main(folder: Path, rank: int, port: str) -> None:
+def commanded(folder: Path, out: str, *options: str) -> None:
+    """A run of four steps by the command line."""
+    options = ("--steps", "4", "--batch_size", "4", "--validations", "1", *options)
+    size = ("--model.width", "16", "--model.layers", "1", "--model.heads", "2")
+    arguments = ("--data", str(folder / "texts.txt"), "--vocabulary", "270", "--out", str(folder / out))
+    code = command(["fit", "lm", *arguments, *options, *size])
+    if code:
+        raise SystemExit(code)
+
+
+def main(folder: Path) -> None:
+    commanded(folder, "launched", "--devices", "2")  # Lightning starts this script again, for the second process
+    rank = int(os.environ["LOCAL_RANK"])
     os.environ |= {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"},
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        **{"RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        **{"TORCHELASTIC_RUN_ID": "none"},  # from here on as by torchrun
     }
     corpus = Corpus.load(folder / "corpus")
     for name in SYSTEMS:
@@ -134,7 +146,8 @@ def main(folder: Path, rank: int, port: str) -> None:
     trained(corpus, "lm", folder / "lm-accumulated", devices=2, accumulate_grad_batches=2, batch_size=2)
     options: dict[str, Any] = {"devices": 2, "strategy": "fsdp", "accumulate_grad_batches": 1}
     setattr(lightning_module, "compile_blocks", partial(compile_blocks, backend="eager"))  # noqa: B010
-    trained(corpus, "lm", folder / "lm-compiled", compile="blocks", activation_checkpointing=True, **options)
+    compiled: dict[str, Any] = {"compile": "blocks", "activation_checkpointing": True}
+    trained(corpus, "short", folder / "short-compiled", **compiled, **SHORT, **options)
     trained(corpus, "nvae", folder / "begun-alone", resume=True, **options)
     begin = Training.on_train_batch_start
 
@@ -150,14 +163,14 @@ def main(folder: Path, rank: int, port: str) -> None:
     except SystemExit as exit:
         ended = int(exit.code or 0)
     Training.on_train_batch_start = begin  # type: ignore[method-assign]
-    again = folder / "begun-and-ended-together"
+    ended_together = folder / "begun-and-ended-together"
     if rank == 0:
-        shutil.copytree(folder / "begun-together", again)
-        killed = again / "checkpoints" / "last-4"  # as of a process that was killed while it wrote step 4
+        shutil.copytree(folder / "begun-together", ended_together)
+        killed = ended_together / "checkpoints" / "last-4"  # as of a process that was killed while it wrote step 4
         killed.mkdir()
         (killed / "__0_0.distcp").write_bytes(b"cut")
     torch.distributed.barrier()
-    trained(corpus, "frozen", again, resume=True, **options)
+    trained(corpus, "frozen", ended_together, resume=True, **options)
     result = {"gradient": gradient(corpus, rank, 2), "held back": len(held_back), "ended": ended}
     if rank == 0:
         (folder / "result.json").write_text(json.dumps(result))
@@ -165,4 +178,4 @@ def main(folder: Path, rank: int, port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]))

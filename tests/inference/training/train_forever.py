@@ -1,6 +1,7 @@
-"""Trains ``train_forever.py CORPUS CUT``, or resumes it and trains another, ``train_forever.py CORPUS CUT WHOLE``."""
+"""A training that a test kills: ``train_forever.py CORPUS OUT``."""
 
 import sys
+from pathlib import Path
 
 import torch
 
@@ -10,24 +11,13 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 
 
-def train(corpus: Corpus, out: str, resume: bool) -> None:
+def trained(texts: Path, out: Path, resume: bool) -> None:
+    corpus = Corpus.load(texts)
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2, dropout=0.0)
-    fit(
-        model,
-        NVAEGuide(model),
-        corpus,
-        out=out,
-        steps=60,
-        batch_size=16,
-        validations=6,
-        validation_texts=8,
-        resume=resume,
-    )
+    options = {"steps": 60, "batch_size": 16, "validations": 6, "validation_texts": 8}
+    fit(model, NVAEGuide(model), corpus, out=out, resume=resume, **options)
 
 
 if __name__ == "__main__":
-    texts, cut, *whole = sys.argv[1:]
-    train(Corpus.load(texts), cut, resume=bool(whole))
-    for out in whole:
-        train(Corpus.load(texts), out, resume=False)
+    trained(Path(sys.argv[1]), Path(sys.argv[2]), resume=False)
