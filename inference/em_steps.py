@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,23 +35,23 @@ def m_step(
 ) -> Mixture:
     """The mixture with each parameter in ``moves`` updated; moments in the statistics are those about ``origin``."""
     anchor, means = start.means - origin, state.means - origin
+    new: dict[str, Any] = {}
     if "means" in moves:
         means = update_means(statistics.queries, statistics.counts, anchor, means, priors.means)
-        state = replace(state, means=means + origin)
+        new["means"] = means + origin
     if "variances" in moves:
         current, initial = moving_variances(state), moving_variances(start)
         variances = update_variances(statistics, means, anchor, priors, floor, current, initial)
         full = isinstance(state.variances, Covariances)
-        state = replace(state, variances=Covariances(variances) if full else variances)
+        new["variances"] = Covariances(variances) if full else variances
     if "values" in moves:
         assert statistics.values is not None and statistics.value_counts is not None
         assert start.values is not None and state.values is not None
         known = (statistics.values, statistics.value_counts)
-        state = replace(state, values=update_means(*known, start.values, state.values, priors.values))
+        new["values"] = update_means(*known, start.values, state.values, priors.values)
     if "weights" in moves:
-        new = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
-        state = replace(state, log_weights=new)
-    return state
+        new["log_weights"] = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
+    return replace(state, **new)  # which checks the mixture: once a step
 
 
 def log_prior(

@@ -10,6 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match
 
 from ...guides.base import check_pair
+from ...models.local_params import without_param_sites
 from .site_checks import check_shapes, check_sites, rephrase_pyro_error
 from .traces import drawn_by_model
 
@@ -26,8 +27,9 @@ def trace_pair(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Trace
     """
     check_pair(model, guide)
     try:
-        guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = _replayed(model, guide_trace, *args, **kwargs)
+        with without_param_sites():
+            guide_trace = Trace() if guide is None else poutine.trace(guide).get_trace(*args, **kwargs)
+            model_trace = _replayed(model, guide_trace, *args, **kwargs)
     except ValueError as error:
         clearer = rephrase_pyro_error(error)
         if clearer is None:
