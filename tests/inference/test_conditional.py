@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     model = pf.DELLA.for_corpus(corpus, width=32, layers=2, heads=2, latent_size=4)
     out = tmp_path_factory.mktemp("run") / "run"
-    return pf.fit(model, pf.DELLAGuide(model), corpus, steps=200, batch_size=16, learning_rate=1e-2, out=out)
+    return pf.fit(model, pf.DELLAGuide(model), corpus, steps=60, batch_size=16, learning_rate=3e-2, out=out)
 
 
 @pytest.mark.slow

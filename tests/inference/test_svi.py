@@ -95,9 +95,9 @@ def store() -> Any:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_of_pyro_trains_model_and_guide(loss: str, optimizer: str) -> None:
     model, guide = Model(), Guide()
-    how = pyro.optim.Adam({"lr": 0.1}) if optimizer == "pyro" else torch.optim.Adam
-    svi = SVI(model, guide, how, LOSSES[loss](), **({} if optimizer == "pyro" else {"lr": 0.1}))
-    losses = [svi.step(DATA) for _ in range(80)]
+    how = pyro.optim.Adam({"lr": 0.2}) if optimizer == "pyro" else torch.optim.Adam
+    svi = SVI(model, guide, how, LOSSES[loss](), **({} if optimizer == "pyro" else {"lr": 0.2}))
+    losses = [svi.step(DATA) for _ in range(40)]
     assert 1.5 < guide.loc.item() < 4 and 1.5 < model.shift.weight.item() < 4  # from 0 towards 3
     if loss != "TraceTailAdaptive":  # Pyro defines its gradient, and no value
         assert sum(losses[-10:]) < sum(losses[:10])

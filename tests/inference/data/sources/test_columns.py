@@ -138,19 +138,22 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.close(writer)
 
 
+ROWS = 70_000
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_memory_does_not_grow_with_the_file(name: str, tmp_path: Path) -> None:
-    table = pa.table({"text": [f"{n:06} " + "word " * 40 for n in range(120_000)], "more": ["x" * 50] * 120_000})
+    table = pa.table({"text": [f"{n:06} " + "word " * 40 for n in range(ROWS)], "more": ["x" * 50] * ROWS})
     if name == "a.arrow":
         write(tmp_path / name, table)
     else:
-        pq.write_table(table, tmp_path / name, row_group_size=120_000)  # one group
+        pq.write_table(table, tmp_path / name, row_group_size=ROWS)  # one group
     size, before = table.nbytes, pa.total_allocated_bytes()
     tracemalloc.start()
     with (tmp_path / name).open("rb") as file:
         largest = 0
         for number, (text,) in enumerate(columns.read_columns(file, tmp_path / name, ("text",))):
-            if number % 5000 == 0:
+            if number % 1000 == 999:  # the last of some, which are in memory
                 assert text == (f"{number:06} " + "word " * 40).strip()
                 largest = max(largest, pa.total_allocated_bytes() - before)
     _, peak = tracemalloc.get_traced_memory()
