@@ -57,7 +57,8 @@ def without_param_sites() -> Iterator[None]:
     """Traces without a site for each parameter of the plain modules in a :class:`LocalModule`.
 
     Pyro makes these sites at every access to such a module: 6 to 24 % of the time of a training step of a small model
-    on a CPU. Only a handler of somebody else's around this could use them, such as ``poutine.trace``: then they are made.
+    on a CPU. Only a handler of somebody else's around this could use them, such as ``poutine.trace``: then they are
+    made.
 
     Examples:
         >>> class Coin(LocalModule):
