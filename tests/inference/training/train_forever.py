@@ -1,7 +1,6 @@
-"""A training that a test kills: ``train_forever.py CORPUS OUT``."""
+"""Trains ``train_forever.py CORPUS CUT``, or resumes it and trains another, ``train_forever.py CORPUS CUT WHOLE``."""
 
 import sys
-from pathlib import Path
 
 import torch
 
@@ -11,13 +10,24 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.nvae import NVAE
 
 
-def trained(texts: Path, out: Path, resume: bool) -> None:
-    corpus = Corpus.load(texts)
+def train(corpus: Corpus, out: str, resume: bool) -> None:
     torch.manual_seed(0)
     model = NVAE.for_corpus(corpus, base_measure="gaussian", width=16, layers=1, heads=2, dropout=0.0)
-    options = {"steps": 60, "batch_size": 16, "validations": 6, "validation_texts": 8}
-    fit(model, NVAEGuide(model), corpus, out=out, resume=resume, **options)
+    fit(
+        model,
+        NVAEGuide(model),
+        corpus,
+        out=out,
+        steps=60,
+        batch_size=16,
+        validations=6,
+        validation_texts=8,
+        resume=resume,
+    )
 
 
 if __name__ == "__main__":
-    trained(Path(sys.argv[1]), Path(sys.argv[2]), resume=False)
+    texts, cut, *whole = sys.argv[1:]
+    train(Corpus.load(texts), cut, resume=bool(whole))
+    for out in whole:
+        train(Corpus.load(texts), out, resume=False)
