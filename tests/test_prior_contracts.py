@@ -342,13 +342,14 @@ def test_a_few_steps_of_training_help(name: str) -> None:
 
 @pytest.mark.parametrize("name", EACH)
 def test_no_value_decides_what_is_computed(name: str) -> None:
-    """Tensors without values go through a loss, so that it can be captured, and waits for no device."""
+    """Tensors without values go through a step, so that it can be captured, and waits for no device."""
     validated = torch.distributions.Distribution._validate_args
     pyro.enable_validation(False)  # as in training
     try:
         objective = ELBO(data_size=10)(*made(name))
         with FakeTensorMode(allow_non_fake_inputs=True):
             loss = objective.losses(BATCH)["objective"]
+            loss.backward()
         assert isinstance(loss, FakeTensor) and loss.shape == ()
     finally:
         pyro.enable_validation(True)

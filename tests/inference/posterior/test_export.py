@@ -99,10 +99,9 @@ def test_the_weights_are_those_of_the_importance_weighted_bound() -> None:
     np.testing.assert_allclose(stats["log_p"] - stats["log_q"], np.full((1, 40, 3), float(truth)), atol=1e-5)
 
 
-# Of 75 estimates with other seeds the least of the narrow guide was 0.705.
-@pytest.mark.parametrize(("scale", "least", "most"), [(0.9, -2.0, 0.5), (0.05, 0.6, 5.0)])
+@pytest.mark.parametrize(("scale", "least", "most"), [(0.9, -2.0, 0.5), (0.25, 0.7, 5.0)])
 def test_khat_finds_a_guide_that_is_too_narrow(scale: float, least: float, most: float) -> None:
-    result = khat(to_arviz(Conjugate(), Guess(0.25, scale), BATCH, draws=500))
+    result = khat(to_arviz(Conjugate(), Guess(0.25, scale), BATCH, draws=2000))
     assert result.sizes == {"text": 3}
     assert ((result > least) & (result < most)).all()
 
