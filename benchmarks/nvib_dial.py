@@ -5,9 +5,10 @@ r"""How few vectors carry a text: delta of the prior, and heads of alpha, agains
 
 relu, linear     an NVAE on the published objective with this head of alpha, by delta: what each token adds to the
                  prior's concentration. `relu` switches vectors off, `linear` leaves each some weight
+relu warm-up     a relu head, and the weight of the regularizers grows from 0 over the first quarter
 keep P           a relu head whose delta begins at 0.3 and moves until the share P of the vectors is kept
 presence P       each vector is present with probability P in the prior, and present or absent in the posterior; the
-                 weight of the regularizers grows from 0 over the first quarter, or no vector outlives the first steps
+                 weight of the regularizers grows as well, or no vector outlives the first steps
 stride k         the same model and objective, but only every k-th token has a vector, always the same ones
 one vector       only the first, which is made from the mean of the encodings of all tokens
 
@@ -76,6 +77,7 @@ FIRST = [("relu", 0.15), ("stride 2", 0.3), ("relu", 0.3), ("relu", 0.05), ("rel
 FIRST += [("one vector", 0.3), ("linear", 0.15), ("relu", 1.0), ("keep 0.5", 0.3)]
 FIRST += [("presence 0.3", 0.3), ("presence 0.2", 0.3), ("presence 0.1", 0.3), ("presence 0.05", 0.3)]
 LAST = [("linear", 0.3), ("linear", 0.05), ("linear", 1.0), ("linear", 0.1), ("keep 0.33", 0.3)]
+LAST += [("relu warm-up", 0.15), ("relu warm-up", 0.05)]
 
 
 def points(seeds: Sequence[int], only: Sequence[str] = ("*",)) -> list[Point]:
@@ -177,7 +179,7 @@ def training(point: Point) -> dict[str, Any]:
     """The training options that belong to a family."""
     if point.family.startswith("keep"):
         return {"keep": float(point.family.split()[1])}
-    return {"kl_schedule": "linear"} if point.family.startswith("presence") else {}
+    return {"kl_schedule": "linear"} if point.family.startswith(("presence", "relu warm-up")) else {}
 
 
 def summary(run: Run, split: Any, min_weight: float, texts: int) -> dict[str, float]:
