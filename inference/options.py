@@ -54,7 +54,8 @@ class TrainingOptions:
         steps: Number of optimizer steps; the same seed then gives the same weights, interrupted and resumed or not.
         minutes: Wall-clock minutes of training, instead of or besides ``steps``; 3 if neither is set.
         batch_size: Texts per batch on each device.
-        learning_rate: Peak learning rate, after a linear warm-up and before a cosine decay.
+        learning_rate: Peak learning rate, after a linear warm-up and before a cosine decay. By default 2e-3, and for a
+            model that starts from pretrained weights 1e-4, or 1e-3 where these are frozen.
         weight_decay: Decoupled weight decay of AdamW.
         gradient_clip_val: Largest norm of the gradient of the mean loss per token; larger gradients are scaled down. 0
             turns clipping off.
@@ -63,7 +64,8 @@ class TrainingOptions:
             ``nvib`` for the published regularizer of the NVAE (not a bound), or the import path of your own, as in
             my_module.MyObjective; by default ``elbo``, or ``nvib`` for an NVAE whose vectors are independent
             in the prior.
-        num_particles: Draws of each text's latents in a step: averaged by ``elbo`` and ``nvib``, weighted by ``iw``.
+        num_particles: Draws of each text's latents in a step: averaged by ``elbo`` and ``nvib``, 1 by default, and
+            weighted by ``iw``, 8 by default.
         kl_schedule: Schedule of the weight of the KL terms over the run: ``constant``, ``linear``, ``geometric``,
             ``cyclical`` or ``ladder``.
         ladder: The rungs of a ladder, weights of the KL terms for equal shares of the run, which end at 1; 0.001 0.01

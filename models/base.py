@@ -43,6 +43,7 @@ class Model(Configurable, LocalModule):
     latents: tuple[str, ...] = ()  # the latent sites, whose divergences KL weights scale
     network: ClassVar[dict[str, Any]] = {}  # its own defaults of the fields of TransformerConfig
     conditional: ClassVar[bool] = False  # whether it reads the conditions of a batch
+    fine_tuned: Train | None = None  # which weights are trained, of a model that starts from a backbone
     sizes: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": {"width": 128, "layers": 2, "heads": 4},
         "small": {"width": 256, "layers": 4, "heads": 4},
@@ -143,6 +144,7 @@ class Model(Configurable, LocalModule):
         backbone.load_into(self, labels)
         if train != "all":
             backbone.freeze(self)
+        self.fine_tuned = train
 
     @classmethod
     def corpus_arguments(

@@ -41,7 +41,8 @@ from .utils.precision import at_least_float32
 
 __all__ = ["NVAE", "component_mask"]
 
-DELTA, OF_TOKENS = 0.3, 3.0  # OF_TOKENS: of each component, where vectors say tokens
+DELTA = 0.3  # as published
+TOKEN_CONCENTRATION = 3.0  # of each component, where the vectors are tokens: no weight is near zero
 
 
 class NVAE(MixtureMemoryModel):
@@ -79,8 +80,8 @@ class NVAE(MixtureMemoryModel):
         weight_prior: Prior of the log weights; a bounded Dirichlet process by default.
         base_measure: Prior of a vector, or of all vectors of a text; or the name of one: ``tokens``,
             ``language_model``, ``codebook``, ``autoregressive``, ``mixture`` or ``gaussian``. A standard Gaussian by
-            default; in :meth:`for_corpus` ``tokens``, or ``language_model`` with a backbone, unless there is a
-            ``delta`` or ``presence``.
+            default; in :meth:`for_corpus` ``tokens``, or ``language_model`` with a backbone, but ``gaussian`` with
+            ``presence``, which needs independent vectors.
         length_prior: Prior of the number of tokens; uniform up to ``max_length`` by default, and a smoothed histogram
             of the training texts in :meth:`for_corpus`. The prior ``tokens`` needs none: by default its vectors say
             where a text ends.
@@ -88,7 +89,7 @@ class NVAE(MixtureMemoryModel):
         delta: The increase of the prior's concentration with each token, which decides how many vectors a text keeps:
             short for a ``weight_prior`` of ``BoundedDirichletProcess(delta=...)``. By default 0.3, as published.
             With the priors ``tokens`` and ``language_model`` it is 3, so that weights stay away from zero and no vector
-            is hidden; the prior's own concentration is then 3 as well, so that uninformative weights have a KL of zero.
+            is hidden; there the prior's own concentration is 3 too, so that uninformative weights have a KL of zero.
         presence: The probability rho with which each token's vector is present, above 0 and below 1: the smaller, the
             fewer vectors a text keeps. The weights are then of those that are present, and their prior is that of a
             text with so many components. By default there is no such choice, and all are. The vectors must be
@@ -193,9 +194,8 @@ class NVAE(MixtureMemoryModel):
 
     @classmethod
     def default_prior(cls, options: Mapping[str, Any], pretrained: bool = False) -> str:
-        # The dial is of the published prior, and presence of independent vectors.
-        independent = any(options.get(option) is not None for option in ("delta", "presence"))
-        return "gaussian" if independent else super().default_prior(options, pretrained)
+        of_independent_vectors = options.get("presence") is not None
+        return "gaussian" if of_independent_vectors else super().default_prior(options, pretrained)
 
     @classmethod
     def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
@@ -347,10 +347,10 @@ def component_mask(
 
 
 def _concentrations(base_measure: nn.Module, delta: float | None) -> tuple[float, float]:
-    """The prior's concentration and delta: without a ``delta``, 3 and 3 where vectors say tokens."""
-    if delta is not None:
-        return 1.0, delta
-    return (OF_TOKENS, OF_TOKENS) if isinstance(base_measure, GaussianTokenPrior) else (1.0, DELTA)
+    """The prior's concentration and delta, by default 3 and 3 where the vectors are tokens."""
+    of_tokens = isinstance(base_measure, GaussianTokenPrior)
+    concentration, default = (TOKEN_CONCENTRATION, TOKEN_CONCENTRATION) if of_tokens else (1.0, DELTA)
+    return concentration, default if delta is None else delta
 
 
 def _checked_layers(name: str, number: int, layers: int, stack: str) -> int:

@@ -23,9 +23,9 @@
 # left to the prior: weights go to zero, and variances to those of the prior.
 #
 # This notebook trains an NVAE on the English sentences of Python's documentation, which takes a minute or two, and
-# examines what it has learned, including where it performs badly. Prior and objective are the published ones, Python's
-# defaults, to show what they do. For a model of your own begin with `base_measure="tokens"`, as in
-# [08_your_own_texts](08_your_own_texts.ipynb).
+# examines what it has learned, including where it performs badly. Prior and objective are the published ones, to show
+# what they do: a Gaussian as the prior of each vector (`base_measure="gaussian"`). A model of your own begins with the
+# default, `tokens`, a prior that is trained with the model, as in [08_your_own_texts](08_your_own_texts.ipynb).
 
 # %%
 import copy

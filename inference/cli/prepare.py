@@ -25,13 +25,12 @@ from ..options import TrainingOptions
 from ..pretrained.pretrained import Pretrained
 from ..runs.folder import RunFolder
 from ..training.checks import check_free_bits
+from ..training.defaults import with_defaults
 from ..utils.registry import MODELS, imported
 
 __all__ = ["NewModel", "Prepared", "check_options", "names_class", "prepare_folder", "prepare_new"]
 
 CONDITION_LENGTH = 8  # of conditions that have not been read
-# Learning rates: that of training from scratch would destroy what a backbone has learned, unless it is frozen.
-FINE_TUNING = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
 
 
 class Prepared(NamedTuple):
@@ -118,9 +117,9 @@ class NewModel:
 
 
 def prepare_new(new: NewModel, corpus: Corpus, training: Mapping[str, Any]) -> Prepared:
-    """A new model, its guide and the options of its training; with a backbone, the learning rate of fine-tuning."""
-    fine_tuning = {} if new.backbone is None else {"learning_rate": FINE_TUNING[new.train]}
-    return Prepared(*new.make(corpus, training.get("seed", 0)), corpus, {**fine_tuning, **training})
+    """A new model, its guide and the options of its training."""
+    model, guide = new.make(corpus, training.get("seed", 0))
+    return Prepared(model, guide, corpus, with_defaults(model, training))
 
 
 class _SomeTexts(NamedTuple):
@@ -156,7 +155,8 @@ def check_options(new: NewModel, training: Mapping[str, Any], texts: Mapping[str
     chosen |= {name: value for name, value in texts.items() if value is not None}
     CorpusOptions(**chosen)  # checks the sizes before a network has them
     some = _some_texts(chosen["vocabulary"], chosen["max_length"], conditional, new.backbone)
-    objective = make_objective(*new.make(some, seed=0), TrainingOptions(**training), data_size=1)
+    model, guide = new.make(some, seed=0)
+    objective = make_objective(model, guide, TrainingOptions(**with_defaults(model, training)), data_size=1)
     if not any(isinstance(part, TextEncoder) for part in objective.modules()):  # one reads texts by their tokenizer
         check_free_bits(objective, some.batch())
 

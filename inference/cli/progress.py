@@ -16,12 +16,11 @@ class Progress:
     """Shows the progress of a training in one line that rewrites itself; in a pipe, in one line per validation.
 
     Arguments:
-        objective: Name of the objective; it should say whether it is a bound.
         stream: The stream to write to; standard output by default.
     """
 
-    def __init__(self, objective: str = "objective", stream: TextIO | None = None) -> None:
-        self.line = TrainingLine(objective)
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.line = TrainingLine()
         self.stream = stream or sys.stdout
         self.rewrites = self.stream.isatty()
         self.done, self.drawn = 0.0, 0.0

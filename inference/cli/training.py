@@ -17,7 +17,6 @@ def train_and_report(
     *parts: Any,
     out: str,
     again: str,
-    label: str = "objective",
     remark: Callable[["Run"], str | None] = lambda run: None,
     **options: Any,
 ) -> None:
@@ -27,7 +26,6 @@ def train_and_report(
         parts: The model, the guide and the corpus.
         out: The folder of the run.
         again: The command that goes on, if a signal ends the training.
-        label: The name of the objective.
         remark: The last line, if there is something to say about the run.
         options: Options of :func:`~pyroformer.fit`.
 
@@ -36,7 +34,7 @@ def train_and_report(
     """
     from ..training.fit import run_training
 
-    with closing(Progress(label)) as progress:
+    with closing(Progress()) as progress:
         run, signal = run_training(*parts, out=out, callback=progress, notice=print_line, **options)
     if progress.done < 1:
         _print_early_end(100 * progress.done, signal, again)

@@ -37,7 +37,7 @@ __all__ = ["BatchContext", "EvaluationContext", "EvaluationOptions", "importance
 
 T = TypeVar("T")
 
-DRAWS = 8  # of the bound's terms, which vary little where divergences are exact
+DRAWS = 8  # of the bound's terms, which vary less than texts do: standard errors over texts include both
 REFERENCES = 10  # held-out texts for each generated one
 
 

@@ -1,6 +1,6 @@
 r"""The evaluation of a fitted model: bounds of log p(x) and their terms, information of latents, reconstructions.
 
-Whatever objective was trained, the bound is that of the model that is sampled: beta = 1, exact divergences, the length
+Whatever objective was trained, the bound is that of the model that is sampled: beta = 1, true divergences, the length
 included.
 """
 

@@ -109,6 +109,7 @@ class ELBO(Described, pyro.infer.ELBO):
 
     name = "elbo"
     is_bound = True
+    default_particles = 1  # draws of each text's latents in a step
 
     def __init__(
         self,

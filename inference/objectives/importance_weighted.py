@@ -60,8 +60,9 @@ class ImportanceWeighted(ELBO):
 
     name = "iw"
     is_bound = True
+    default_particles = 8
 
-    def __init__(self, num_particles: int = 8, data_size: int | None = None) -> None:
+    def __init__(self, num_particles: int = default_particles, data_size: int | None = None) -> None:
         super().__init__(num_particles, data_size=data_size)
 
     @classmethod

@@ -31,7 +31,8 @@ def check_never_off(guide: nn.Module | None, objective: str) -> None:
     if switches_off(guide):
         raise ValueError(
             f"alpha is relu, which switches vectors off, and the objective {objective} has the exact divergence of "
-            "their weights, which is infinite then: choose the objective nvib, or give the guide another alpha."
+            "their weights, which is infinite then: choose the objective nvib, for a model with a base_measure of "
+            "independent vectors (gaussian), or give the guide another alpha."
         )
 
 

@@ -1,7 +1,7 @@
 """Training of a model and its guide by stochastic variational inference."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..data.loaders import sequential_batches
 from ..data.texts import evenly_spaced
 from ..evaluation.verdict import latent_verdict, validation_rate_per_text
 from ..objectives.elbo import Objective
-from ..objectives.registry import make_objective, objective_name
+from ..objectives.registry import in_words, make_objective, objective_name
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.checkpoints import objective_state, read_checkpoint, read_unsharded
@@ -37,6 +37,7 @@ from .checks import (
     check_strategy,
     introduce_texts,
 )
+from .defaults import DEPENDENT, with_defaults
 from .divergence import DivergenceError
 from .lightning_module import Training
 from .prior_start import start_prior
@@ -135,7 +136,7 @@ def run_training(
     """
     check_option_names(options)
     check_arguments(model, guide, corpus)
-    folder, settings = _folder_and_settings(out, resume, options)
+    folder, settings = _folder_and_settings(model, out, resume, options)
     objective = _checked_objective(model, guide, corpus, settings, resume)
     config = run_config(model, guide, corpus, settings)
     if out is not None:
@@ -150,7 +151,7 @@ def run_training(
             _prepare_folder(folder, resume, config, corpus, objective, settings, notice)
         check_finite(dict(objective.named_parameters()), "the model")
         objective.train()  # Lightning warns about modules in evaluation mode
-        training = Training(objective, corpus, settings, folder, callback)
+        training = Training(objective, corpus, settings, folder, _with_objective(callback, config["objective"]))
         checkpoint = _trained(training, trainer)
     objective.load_state_dict(objective_state(checkpoint, objective))
     objective.eval()
@@ -159,6 +160,16 @@ def run_training(
     trust = [config["objective"]["class_path"]] if "class_path" in config["objective"] else []
     run = Run(model, guide, corpus, training.folder, config, step=int(checkpoint["global_step"]), trust=trust)
     return run, training.signal
+
+
+def _with_objective(
+    callback: Callable[[Status], None] | None, described: Mapping[str, Any]
+) -> Callable[[Status], None] | None:
+    """A callback whose status says what the objective is, where it is not the ELBO."""
+    words = in_words(described)
+    if callback is None or not words:
+        return callback
+    return lambda status: callback(status._replace(objective=f"objective ({words})"))
 
 
 def _both(callback: Callable[[Status], None] | None, bar: TrainingBar) -> Callable[[Status], None]:
@@ -176,6 +187,7 @@ def _with_options(function: Any) -> Signature:
     """The signature of ``fit`` with the training options in place of ``**options``, for ``help`` and notebooks."""
     own = list(signature(function).parameters.values())[:-1]
     options = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in signature(TrainingOptions).parameters.values()]
+    options = [option.replace(default=None) if option.name in DEPENDENT else option for option in options]
     return signature(function).replace(parameters=[*own, *options])
 
 
@@ -183,7 +195,7 @@ setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
 
 
 def _folder_and_settings(
-    out: str | Path | None, resume: bool, options: dict[str, Any]
+    model: Model, out: str | Path | None, resume: bool, options: dict[str, Any]
 ) -> tuple[RunFolder, TrainingOptions]:
     """The run's folder and options; a resumed run combines recorded options with new ones."""
     if isinstance(options.get("objective"), type):
@@ -191,7 +203,9 @@ def _folder_and_settings(
     if resume and out is None:
         raise ValueError("resume is True, but there is no out: give the folder of the run to resume.")
     folder = RunFolder.temporary() if out is None else RunFolder(out)
-    return folder, TrainingOptions(**(resumed_options(folder, options) if resume else options))
+    if resume:
+        options = resumed_options(folder, {name: value for name, value in options.items() if value is not None})
+    return folder, TrainingOptions(**with_defaults(model, options))
 
 
 def _checked_objective(

@@ -16,13 +16,10 @@ class TrainingBar:
     """A bar of a training, in Python: a callback of ``fit``.
 
     The bar appears at the first report, so that nothing is shown of what is refused before.
-
-    Arguments:
-        objective: Name of the objective; it should say whether it is a bound.
     """
 
-    def __init__(self, objective: str = "objective") -> None:
-        self.line = TrainingLine(objective)
+    def __init__(self) -> None:
+        self.line = TrainingLine()
         self.bar: Any = None
 
     def __call__(self, status: Status) -> None:
@@ -51,14 +48,9 @@ class TrainingBar:
 
 
 class TrainingLine:
-    """The status of a training in one line.
+    """The status of a training in one line."""
 
-    Arguments:
-        objective: Name of the objective; it should say whether it is a bound.
-    """
-
-    def __init__(self, objective: str = "objective") -> None:
-        self.objective = objective
+    def __init__(self) -> None:
         self.train: Mapping[str, float] = {}
         self.held_out: float | None = None
 
@@ -76,7 +68,7 @@ class TrainingLine:
         parts = {
             "progress": f"{100 * status.progress:3.0f} %" if with_percentage else "",
             "step": f"step {status.step:,}",
-            "objective": f"{self.objective} {values['objective']:.2f}" if "objective" in values else "",
+            "objective": f"{status.objective} {values['objective']:.2f}" if "objective" in values else "",
             "held-out": f"held-out {self.held_out:.2f}" if self.held_out is not None else "",
             "reconstruction": f"reconstruction {values['reconstruction']:.2f}" if divergence else "",
             "divergence": f"KL {sum(divergence):z.1f} nats/token" if divergence else "",

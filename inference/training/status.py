@@ -8,7 +8,8 @@ __all__ = ["Status"]
 class Status(NamedTuple):
     """Progress of a run; ``values`` are means in nats per token since the last callback, or over held-out texts.
 
-    If the weight of the KL terms moves, ``values["beta"]`` is that of the last batch.
+    If the weight of the KL terms moves, ``values["beta"]`` is that of the last batch. ``objective`` is the name of the
+    objective in words, such as "objective (nvib, not a bound)", and "objective" alone for the ELBO.
     """
 
     step: int
@@ -18,3 +19,4 @@ class Status(NamedTuple):
     tokens_per_second: float
     split: str
     values: dict[str, float]
+    objective: str = "objective"

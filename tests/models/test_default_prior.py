@@ -21,7 +21,7 @@ CORPUS = pf.Corpus.from_texts([f"The number {n} is even." for n in range(0, 100,
         ("vae", {"base_measure": "gaussian"}, "gaussian", "elbo"),
         ("nvae", {}, "tokens", "elbo"),
         ("nvae", {"base_measure": "mixture"}, "mixture", "nvib"),
-        ("nvae", {"delta": 0.15}, "gaussian", "nvib"),
+        ("nvae", {"delta": 0.15}, "tokens", "elbo"),
         ("nvae", {"presence": 0.5}, "gaussian", "nvib"),
         ("nvae", {"delta": 1.0, "base_measure": "tokens"}, "tokens", "elbo"),
     ],
@@ -37,6 +37,14 @@ def test_for_corpus_has_the_prior_of_the_command_line(
     if "base_measure" not in given:
         on_the_command_line = with_default_prior(name, False, given, {}, {})
         assert on_the_command_line["base_measure"] == {"class_path": public_path(NAMED[expected])}
+
+
+@pytest.mark.parametrize("options", [{}, {"base_measure": "tokens"}, {"base_measure": "gaussian"}])
+def test_delta_given_as_it_is_by_default_changes_nothing(options: dict[str, Any]) -> None:
+    plain = pf.NVAE.for_corpus(CORPUS, **SIZES, **options)
+    given = pf.NVAE.for_corpus(CORPUS, **SIZES, **options, delta=float(plain.weight_prior.delta))
+    assert repr(given.weight_prior) == repr(plain.weight_prior)
+    assert (type(given.base_measure), given.objective) == (type(plain.base_measure), plain.objective)
 
 
 @pytest.mark.parametrize("cls", [pf.VAE, pf.NVAE])

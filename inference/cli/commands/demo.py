@@ -96,7 +96,7 @@ def _show(run: "Run", lm: "Run", seed: int) -> None:
         print_line(f"  {picture}")
     rate, bound = (evaluation[name]["nats/token"] for name in ("rate", "bound"))
     print_line(
-        f"\naccuracy {evaluation['accuracy'].value:.3f}; rate (exact KL of all latents) {rate:,.1f} nats/token; "
+        f"\naccuracy {evaluation['accuracy'].value:.3f}; rate (KL of all latents) {rate:,.1f} nats/token; "
         f"-log p(x) is at most {bound:,.1f} nats/token, and {lm.evaluate(limit=256)['bound'].value:,.1f} by the "
         f"language model, which gives samples of the NVAE {_loss(lm, samples):.1f} and its own "
         f"{_loss(lm, lm.sample(SAMPLES, seed=seed)):.1f} nats/token"

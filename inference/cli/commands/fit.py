@@ -77,8 +77,8 @@ def fit(
         attention: Self-attention mechanism (default: softmax); short for --model.attention.
         prior: Prior of the vectors, which is trained with the model; short for --model.base_measure. By default tokens,
             a language model of Gaussian tokens; language_model, the pretrained one, with --init_from; and gaussian with
-            what belongs to the published NVAE (--objective nvib, --delta, --keep, --lambda_d, --lambda_g,
-            --layer_weights, --guide.alpha relu, --model.presence).
+            what belongs to the published NVAE (--objective nvib, --keep, --lambda_d, --lambda_g, --layer_weights,
+            --guide.alpha relu) and --model.presence.
         init_from: A pretrained GPT-2, Llama, Mistral or Qwen to start the decoder from: a folder in Hugging Face
             format, or a name on its hub; or a run of fit lm with softmax attention. Sizes and tokenizer are then its
             own, and the learning_rate is 1e-4 by default, or 1e-3 where its weights are frozen.
@@ -136,7 +136,6 @@ def fit(
         *prepared[:3],
         out=out,
         again=f"pyroformer fit {name} --out {shlex.quote(out)} --resume",
-        label=_objective_name(prepared, settings),
         remark=_verdict,
         resume=resume,
         **prepared.training,
@@ -235,14 +234,6 @@ def _training_line(prepared: "Prepared", settings: "TrainingOptions", size: str)
 
 def _in_millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
-
-
-def _objective_name(prepared: "Prepared", settings: "TrainingOptions") -> str:
-    """The name of the objective; a bound of log p(x) needs no remark."""
-    from ...objectives.registry import describe_objective, in_words
-
-    words = in_words(describe_objective(prepared.model, settings))
-    return f"objective ({words})" if words else "objective"
 
 
 def _verdict(run: "Run") -> str | None:

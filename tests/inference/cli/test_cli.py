@@ -117,7 +117,8 @@ def test_fit_says_what_it_does(model: str, here: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    "options", ["--objective nvib", "--delta 0.2", "--keep 0.5 --guide.alpha relu", "--lambda_g 2"]
+    "options",
+    ["--objective nvib --delta 0.2", "--guide.alpha relu --delta 0.2", "--keep 0.5 --guide.alpha relu", "--lambda_g 2"],
 )
 def test_the_options_of_the_published_nvae_come_with_its_prior(
     here: Path, capsys: pytest.CaptureFixture[str], options: str, tmp_path: Path

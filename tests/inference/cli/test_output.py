@@ -60,12 +60,12 @@ def test_a_line_where_there_is_no_output(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_progress_where_the_encoding_lacks_a_character() -> None:
-    status = Status(3, 0.5, 2.0, 2.0, 9.0, "valid", {"objective": 1.0})
-    assert b"held-out 1.00" in in_ascii(lambda: Progress("Größe")(status))
+    status = Status(3, 0.5, 2.0, 2.0, 9.0, "valid", {"objective": 1.0}, "Größe")
+    assert b"held-out 1.00" in in_ascii(lambda: Progress()(status))
     training = status._replace(split="train")
 
     def show() -> None:
-        progress = Progress("Größe")
+        progress = Progress()
         progress(training)
         progress(status)
 

@@ -85,7 +85,7 @@ def test_a_text_of_no_weight_counts_for_nothing() -> None:
 @pytest.mark.parametrize("options", [{"objective": "elbo"}, {"objective": "iw", "num_particles": 2}], ids=str)
 def test_an_objective_that_charges_it_refuses_the_guide(options: dict[str, Any]) -> None:
     model, guide = pair()
-    with pytest.raises(ValueError, match=r"alpha is relu, .* is infinite then: choose the objective nvib, or give"):
+    with pytest.raises(ValueError, match=r"alpha is relu, .* is infinite then: choose the objective nvib, .*, or give"):
         make_objective(model, guide, TrainingOptions(**options), 2)
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 
+from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.progress import TrainingBar, TrainingLine
 from pyroformer.inference.training.status import Status
 from pyroformer.models.language_model import LanguageModel
+from pyroformer.models.nvae import NVAE
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +21,10 @@ def language_model(corpus: Corpus) -> LanguageModel:
 
 
 def test_progress_fits_its_terminal_and_drops_the_least_first() -> None:
-    progress = TrainingLine("objective (nvib, not a bound)")
+    progress = TrainingLine()
     values = {"objective": 2.31, "reconstruction": 0.41, "kl_weights": 18.2, "kl_vectors": 100.0}
     progress.train = values
-    status = Status(1940, 0.62, 372.0, 227.0, 9800.0, "train", values)
+    status = Status(1940, 0.62, 372.0, 227.0, 9800.0, "train", values, "objective (nvib, not a bound)")
     assert progress.text(status) == (
         " 62 % | step 1,940 | objective (nvib, not a bound) 2.31 | reconstruction 0.41 | KL 118.2 nats/token | "
         "9.8k tokens/s | 3:47 left"
@@ -49,6 +51,18 @@ def test_a_training_says_how_far_it_is(corpus: Corpus, capsys: pytest.CaptureFix
     assert "training: 100 %" in captured.err.replace("100%", "100 %")
     assert "step 4 | objective " in captured.err and "held-out " in captured.err and "left" in captured.err
     assert seen[-1].step == 4, "a callback of one's own is called as well"
+
+
+def test_a_training_and_its_run_say_that_the_objective_is_no_bound(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = NVAE.for_corpus(corpus, base_measure="gaussian", width=8, layers=1, heads=2)
+    seen: list[Status] = []
+    run = fit(model, NVAEGuide(model), corpus, steps=1, batch_size=8, progress=True, callback=seen.append)
+    assert "objective (nvib, not a bound) " in capsys.readouterr().err
+    assert {status.objective for status in seen} == {"objective (nvib, not a bound)"}
+    assert "; objective: nvib, not a bound; " in repr(run)
+    assert "<td>nvib, not a bound</td>" in run._repr_html_()
 
 
 def test_a_training_is_quiet_on_request_and_in_pipes(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
