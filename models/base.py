@@ -20,7 +20,7 @@ from .transformer.config import TransformerConfig
 from .transformer.memory import Memory
 from .utils.choices import check_choice, check_known
 
-__all__ = ["DRAWN_BY_MODEL", "REGULARIZED_TO", "SWITCHES_OFF", "TEXTS", "LocalModule", "Model"]
+__all__ = ["DRAWN_BY_MODEL", "NETWORK", "REGULARIZED_TO", "SWITCHES_OFF", "TEXTS", "LocalModule", "Model"]
 
 TEXTS = "texts"  # the plate over the texts of a batch, at dim -1 in every model and guide
 # Entries of the ``infer`` of a site.
@@ -28,6 +28,8 @@ DRAWN_BY_MODEL = "drawn_by_model"  # a guide leaves the site out: its posterior,
 REGULARIZED_TO = "regularized_to"  # the distribution that a regularizer compares such a site with
 SWITCHES_OFF = "switches_off"  # a guide's least concentrations of weights stand for 0, as a head of alpha can give it
 
+
+NETWORK = frozenset(field.name for field in fields(TransformerConfig))  # the options of a network
 
 M = TypeVar("M", bound="Model")
 
@@ -93,31 +95,37 @@ class Model(Configurable, LocalModule):
             raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")
         cls.check_conditions(corpus.conditional)
         check_choice("size", size, cls.sizes)
-        known, given = {field.name for field in fields(TransformerConfig)}, list(options)
         _check_train(train, backbone, corpus)
         if backbone is not None:
             cls.check_start(backbone, train, options)
             backbone.check_tokens(corpus)
-            options = {**backbone.sizes, **({"adapter_rank": ADAPTER_RANK} if train == "lora" else {}), **options}
-        network = {
-            "vocabulary": corpus.vocabulary,
-            "max_length": corpus.max_length,
-            "max_condition_length": corpus.max_condition_length,
-        }
-        network |= {**cls.network_defaults(options), **cls.sizes[size]}
-        network |= {name: value for name, value in options.items() if name in known}
-        rest = {name: value for name, value in options.items() if name not in known}
-        accepted = list(signature(cls.__init__).parameters)[2:]
-        listed = f"help({cls.__name__}) and help(pyroformer.models.TransformerConfig) list all."
-        every = sorted(known | {*accepted, "size", "backbone", "train"})
-        check_known(f"{cls.__name__}.for_corpus", rest, every, listed)
-        config = TransformerConfig(**network)
-        config.check_read(given)
+        rest = {name: value for name, value in options.items() if name not in NETWORK}
+        _check_options(cls, rest)
+        config = cls.network_for(corpus, size, options, backbone, train)
+        config.check_read(list(options))
         cls.check_new(config, rest)
         model = cls(config, **rest | cls.corpus_arguments(corpus, rest, backbone))
         if backbone is not None:
             model.start_from(backbone, train, len(corpus.labels))
         return model
+
+    @classmethod
+    def network_for(
+        cls,
+        corpus: Any,
+        size: str,
+        options: Mapping[str, Any],
+        backbone: Backbone | None = None,
+        train: Train = "all",
+    ) -> TransformerConfig:
+        """The network of :meth:`for_corpus`: of the corpus, the size or the backbone, and those of the options."""
+        start: dict[str, Any] = {} if backbone is None else dict(backbone.sizes)
+        if train == "lora":
+            start["adapter_rank"] = ADAPTER_RANK
+        options = start | {name: value for name, value in options.items() if name in NETWORK}
+        texts = ("vocabulary", "max_length", "max_condition_length")
+        sizes = {name: getattr(corpus, name) for name in texts} | cls.sizes[size]
+        return TransformerConfig(**{**cls.network_defaults(options), **sizes, **options})
 
     @classmethod
     def check_new(cls, config: TransformerConfig, options: Mapping[str, Any]) -> None:
@@ -226,6 +234,16 @@ class Model(Configurable, LocalModule):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def _check_options(cls: type[Model], options: Mapping[str, Any]) -> None:
+    """Raises a ValueError if a model's constructor has no such option."""
+    accepted = list(signature(cls.__init__).parameters)[2:]
+    every = sorted(NETWORK | {*accepted, "size", "backbone", "train"})
+    priors = [name for name in ("base_measure", "latent_prior") if name in accepted]
+    listed = f"help({cls.__name__}) and help(pyroformer.models.TransformerConfig) list all."
+    meant = {"prior": priors[0]} if priors else None
+    check_known(f"{cls.__name__}.for_corpus", options, every, listed, meant)
 
 
 def _check_adapters(train: Train, options: Mapping[str, Any]) -> None:

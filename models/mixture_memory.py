@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -34,6 +34,13 @@ class MixtureMemoryModel(Model):
     The prior of the length is ``length_prior``, or else follows from the vectors, if ``base_measure`` ends texts.
     """
 
+    # Llama's blocks, the best from scratch, with learned positions; a literal, which --help reads without an import.
+    network: ClassVar[dict[str, Any]] = {
+        "norm": "rms",
+        "activation": "swiglu",
+        "bias": False,
+        "positions": "learned",
+    }
     config: TransformerConfig
     base_measure: nn.Module
     length_prior: LengthPrior | None

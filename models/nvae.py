@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import pyro
 import torch
@@ -131,13 +131,6 @@ class NVAE(MixtureMemoryModel):
     """
 
     latents: tuple[str, ...] = ("weights", "vectors")
-    # A literal, which --help reads without an import; of Llama but for positions: benchmarks/trunks.py.
-    network: ClassVar[dict[str, Any]] = {
-        "norm": "rms",
-        "activation": "swiglu",
-        "bias": False,
-        "positions": "learned",
-    }
 
     def __init__(
         self,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -80,13 +79,6 @@ class VAE(MixtureMemoryModel):
     """
 
     latents = ("vectors",)
-    # A literal, which --help reads without an import; of Llama but for positions: benchmarks/trunks.py.
-    network: ClassVar[dict[str, Any]] = {
-        "norm": "rms",
-        "activation": "swiglu",
-        "bias": False,
-        "positions": "learned",
-    }
 
     def __init__(
         self,

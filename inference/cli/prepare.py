@@ -12,11 +12,10 @@ from torch import nn
 
 from ...guides.base import Guide
 from ...guides.encoders.text_encoder import TextEncoder
-from ...models.base import Model
+from ...models.base import NETWORK, Model
 from ...models.batch import EOS, Batch
 from ...models.serialization import from_config
-from ...models.transformer.backbone import ADAPTER_RANK, Train
-from ...models.transformer.config import TransformerConfig
+from ...models.transformer.backbone import Train
 from ...models.utils.choices import check_choice
 from ..data.building import CorpusOptions
 from ..data.corpus import MAX_LENGTH, Corpus
@@ -92,19 +91,17 @@ class NewModel:
         classes, options = MODELS[self.name], self.model
         cls = imported(classes.model)
         check_choice("size", self.size, cls.sizes)
-        dimensions = cls.sizes[self.size] if self.backbone is None else self.backbone.sizes
-        sizes = {"vocabulary": corpus.vocabulary, "max_length": corpus.max_length, "eos": EOS}
-        known = {**sizes, **dimensions, **options}
+        if self.backbone is not None:
+            cls.check_start(self.backbone, self.train, options)
+        # The messages of the network come before those of a prior with its sizes.
+        config = cls.network_for(corpus, self.size, options, self.backbone, self.train)
+        known = {field.name: getattr(config, field.name) for field in fields(config)} | {**options, "config": config}
         if "samples_per_component" not in signature(cls).parameters:
             known["samples_per_component"] = 0  # no component is the prior's own
         priors = [key for key, value in options.items() if names_class(value)]
         if "latent_prior" in priors:  # its sizes follow from the structure of the model
-            plain = {key: value for key, value in {**dimensions, **options}.items() if key not in priors}
-            known |= cls.for_corpus(corpus, size=self.size, **plain).prior_sizes
-        if self.backbone is not None:
-            cls.check_start(self.backbone, self.train, options)
-        # The messages of the network come before those of a prior with its sizes.
-        known["config"] = _network(cls, known, {"adapter_rank": ADAPTER_RANK} if self.train == "lora" else {})
+            plain = {key: value for key, value in options.items() if key not in priors}
+            known |= cls(config, **{key: value for key, value in plain.items() if key not in NETWORK}).prior_sizes
         torch.manual_seed(seed)
         arguments = {key: _construct(value, known) for key, value in options.items()}
         start: dict[str, Any] = {"backbone": self.backbone, "train": self.train}
@@ -177,15 +174,6 @@ def _some_texts(
 def names_class(value: Any) -> bool:
     """Whether a value is the recipe of an object: ``{"class_path": ...}``, with or without arguments."""
     return isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
-
-
-def _network(
-    cls: type[Model], known: Mapping[str, Any], adapters: Mapping[str, Any] | None = None
-) -> TransformerConfig:
-    """The sizes and options of the network among those of a model."""
-    names = {field.name for field in fields(TransformerConfig)}
-    chosen = {key: value for key, value in known.items() if key in names}
-    return TransformerConfig(**{**cls.network_defaults(chosen), **(adapters or {}), **chosen})
 
 
 def _construct(value: Any, known: Mapping[str, Any]) -> Any:

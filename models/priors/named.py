@@ -54,7 +54,7 @@ def named_prior(
     if base_measure is not None and not isinstance(base_measure, str):
         return base_measure
     name = "gaussian" if base_measure is None else base_measure
-    check_choice("base_measure", name, (*NAMED, "a prior"))
+    check_choice("base_measure", name, NAMED)
     cls = NAMED[name]
     accepted = signature(cls).parameters
     sizes = {field: getattr(config, field) for field in accepted if hasattr(config, field)}

@@ -1,6 +1,6 @@
 """The checks of names: of an option that takes one of a few, and of options."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 __all__ = ["check_choice", "check_known"]
@@ -32,7 +32,9 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}{hint}")
 
 
-def check_known(owner: str, names: Iterable[str], known: Iterable[str], rest: str) -> None:
+def check_known(
+    owner: str, names: Iterable[str], known: Iterable[str], rest: str, meant: Mapping[str, str] | None = None
+) -> None:
     """Raises unless each of ``names`` is an option.
 
     Arguments:
@@ -40,9 +42,10 @@ def check_known(owner: str, names: Iterable[str], known: Iterable[str], rest: st
         names: The names that were given.
         known: The names of all options.
         rest: The end of the message: where all are listed.
+        meant: What is probably meant by names that are no options.
 
     Raises:
-        ValueError: If one is unknown; the message points out one that is spelled alike.
+        ValueError: If one is unknown; the message points out what is meant, or one that is spelled alike.
 
     Examples:
         >>> check_known("fit", ["step"], ["seed", "steps"], "help(pyroformer.fit) lists all.")
@@ -52,6 +55,6 @@ def check_known(owner: str, names: Iterable[str], known: Iterable[str], rest: st
     known = tuple(known)
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
+            close = [meant[name]] if meant and name in meant else get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise ValueError(f"{owner} has no option {name}: {hint}{rest}")

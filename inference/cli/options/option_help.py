@@ -64,17 +64,23 @@ def options(path: str, skip: Collection[str] = (), importing: bool = False) -> l
 
 
 def attribute(path: str, name: str) -> Any:
-    """A class attribute that is a literal, or None if the class itself does not define it.
+    """A class attribute that is a literal, of the class or else of its bases; None without one.
 
     Examples:
         >>> attribute("pyroformer.models.language_model:LanguageModel", "network")["positions"]
         'rotary'
+        >>> attribute("pyroformer.models.vae:VAE", "network")["positions"]  # of its base class
+        'learned'
     """
     module, _, owner = path.partition(":")
-    for item in _definition(module, owner).body:
+    node = _definition(module, owner)
+    assert isinstance(node, ast.ClassDef), f"{path} is no class"
+    for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
             return _value(item.value)
-    return None
+    homes = _relative_imports(module)
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name) and base.id in homes]
+    return next((value for base in bases if (value := attribute(f"{homes[base]}:{base}", name)) is not None), None)
 
 
 def summary(path: str) -> str:

@@ -408,7 +408,7 @@ def test_what_is_refused_before_a_corpus_is_kept_leaves_no_folder(
         "vae --guide.log_variance -1",
         "vae --model.rotary_base 5",
         "nvae --init_from {here}/lm --guide.alpha relu --objective elbo",
-        "nvae --init_from {here}/lm --objective iw",
+        "nvae --init_from {here}/lm --objective iw --num_particles 1",
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_a_text_is_read(

@@ -38,7 +38,10 @@ def test_an_unknown_option_is_refused(name: str, message: str) -> None:
         check_known("VAE", ["width", name], ["width", "layers"], "See its help.")
 
 
-@pytest.mark.parametrize(("name", "meant"), [("widht", "width"), ("base_mesure", "base_measure"), ("sise", "size")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("widht", "width"), ("base_mesure", "base_measure"), ("sise", "size"), ("prior", "base_measure")],
+)
 def test_a_model_says_which_option_was_meant(name: str, meant: str) -> None:
     corpus = pf.Corpus.from_texts([str(n) for n in range(20)], vocabulary=259, max_length=8)
     with pytest.raises(ValueError, match=rf"^NVAE\.for_corpus has no option {name}: did you mean {meant}\? help\("):

@@ -286,5 +286,7 @@ def test_a_prior_of_other_tokens_than_the_model_is_refused() -> None:
 
 
 def test_an_unknown_name_of_a_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"base_measure is 'a prior': choose one of "):
+        pf.NVAE(CONFIG, base_measure="a prior")
     with pytest.raises(ValueError, match=r"base_measure is 'token': choose one of .* \(did you mean tokens\?\)"):
         pf.VAE(CONFIG, base_measure="token")
