@@ -30,10 +30,10 @@ class Decoding:
         temperature: :math:`\tau`; below 1 the distribution becomes sharper, above 1 flatter.
         top_k: Number of most probable tokens to sample from; 0 for all.
         top_p: Probability mass of the nucleus; 1 for all tokens.
-        greedy: Take the most probable token instead of sampling; the other arguments are then ignored.
+        greedy: Take the most probable token instead of sampling; the others are then left out.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or ``greedy`` stands beside another.
 
     References:
         The Curious Case of Neural Text Degeneration (Holtzman et al., 2020), https://arxiv.org/abs/1904.09751
@@ -61,6 +61,13 @@ class Decoding:
             raise ValueError(f"top_k is {self.top_k}: give a positive whole number, or 0 for all tokens.")
         if not least <= self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: give a probability from {least:g} up to 1 for all tokens.")
+        self._check_greedy_alone()
+
+    def _check_greedy_alone(self) -> None:
+        for field in fields(self) if self.greedy else ():
+            value = getattr(self, field.name)
+            if field.name != "greedy" and value != field.default:
+                raise ValueError(f"{field.name} is {value}, and greedy=True samples no token: leave one out.")
 
     def probabilities(self, logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
         """Probabilities of the tokens after temperature, top-k and top-p."""

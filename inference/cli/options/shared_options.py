@@ -61,7 +61,4 @@ def decoding_strategy(options: DecodingOptions, *, greedy: bool | None = None) -
 
     values = {name: options.get(name) for name in ("temperature", "top_k", "top_p")}
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-    if greedy and given:
-        name, value = next(iter(given.items()))
-        raise ValueError(f"--{name} is {value}, and --greedy chooses no token at random: leave one out.")
     return Decoding(**given, greedy=not given if greedy is None else greedy)

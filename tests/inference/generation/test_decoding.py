@@ -149,6 +149,9 @@ def test_a_sampler_uses_a_column_for_each_position() -> None:
         ({"top_k": -1}, "top_k is -1: give a positive whole number"),
         ({"top_p": 0.0}, "top_p is 0.0: give a probability from 1e-30"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"greedy": True, "temperature": 5.0}, "temperature is 5.0, and greedy=True samples no token: leave one out"),
+        ({"greedy": True, "top_k": 3}, "top_k is 3, and greedy=True samples no token"),
+        ({"greedy": True, "top_p": 0.9}, "top_p is 0.9, and greedy=True samples no token"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
