@@ -1,8 +1,10 @@
 """Fixtures of every test and doctest: seeds, validation, unchanged global state, and skipped tests."""
 
+import doctest
 import os
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
     """Seeds the generators, validates distributions and requires that torch's and Pyro's global state is unchanged."""
+    if isinstance(request.node, pytest.DoctestItem) and ".run.Run." in request.node.name:
+        doctest_namespace.update(names_of_the_run())
     os.environ.pop("COLUMNS", None)  # which processes of pytest-xdist have: tables are as wide as in a pipe
     random.seed(0)
     np.random.seed(0)
@@ -62,6 +66,16 @@ def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) 
         del before["pyro's validate_distributions_torch"]
     changed = [f"{name}: {value} -> {after[name]}" for name, value in before.items() if after[name] != value]
     assert not changed, f"the test left global state changed: {', '.join(changed)}"
+
+
+@cache
+def names_of_the_run() -> dict[str, Any]:
+    """What the example of Run defines: the examples of its methods go on from there."""
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"pf": pyroformer}
+    for example in doctest.DocTestParser().get_examples(pyroformer.Run.__doc__ or ""):
+        exec(example.source, names)
+    return names
 
 
 def _global_state() -> dict[str, Any]:

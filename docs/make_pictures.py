@@ -192,7 +192,7 @@ def khats_by_guide(_: Path) -> Any:
     batch = pf.Batch.pad([[2]] * 50)
     observed = 2**0.5 * torch.randn(50)
     draws = {
-        name: pf.to_arviz(Given(NoisyMean(), observed), Given(Guess(width), observed), batch, 500, prior=False)
+        name: pf.to_arviz(Given(NoisyMean(), observed), Given(Guess(width), observed), batch, 500, include_prior=False)
         for name, width in WIDTHS.items()
     }
     return pf.plots.khats_by_guide(draws)
@@ -317,7 +317,7 @@ def swap_table(folder: Path) -> Any:
 
 def khats(folder: Path) -> Any:
     run = della(folder)
-    return pf.plots.khats(run.posterior(run.corpus.test[:15], draws=200, prior=False))
+    return pf.plots.khats(run.posterior(run.corpus.test[:15], draws=200, include_prior=False))
 
 
 def predictive(folder: Path) -> Any:

@@ -1,8 +1,8 @@
 """The fitted model that ``fit`` and ``load`` return, with all operations on it as methods."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 from jaxtyping import Float
@@ -13,16 +13,17 @@ from ..models.serialization import from_config
 from ..models.transformer.memory import Memory
 from .data.corpus import Corpus
 from .data.entries import Conditions, TextSource
-from .evaluation.evaluate import evaluate, text_bounds
+from .evaluation.evaluate import Split, evaluate, text_bounds
+from .evaluation.metric import Metric
 from .evaluation.report import Evaluation
 from .evaluation.summary import run_summary
-from .generation.decoding import Decoding
+from .generation.decoding import Decoding, DecodingFields
 from .generation.editing import Edited, edit
-from .generation.generate import decode, encode, reconstruct, sample
+from .generation.generate import GREEDY, decode, encode, reconstruct, sample
 from .generation.interpolation import interpolate, swap
 from .generation.reconstruction import Reconstruction
 from .posterior.arviz_compat import ArviZData
-from .posterior.export import posterior
+from .posterior.export import GIBIBYTE, posterior
 from .pretrained.pretrained import Pretrained
 from .runs.backbone import backbone_of
 from .runs.checkpoints import objective_state, read_checkpoint
@@ -33,6 +34,7 @@ from .runs.joint_module import joint_module
 from .utils.files import as_path
 from .utils.finite_weights import check_finite
 from .utils.html import html_table
+from .utils.keywords import check_options, with_options_of
 from .utils.registry import imported
 
 __all__ = ["Run", "load"]
@@ -60,6 +62,20 @@ class Run(FittedModel):
         config: The configuration of the run.
         step: The training step of the weights.
         trust: Modules or class paths outside pyroformer that may be imported for the run, such as its objective.
+
+    Examples:
+        An NVAE that starts from a language model reconstructs every text before it is trained:
+
+        >>> subjects, adjectives = ("food", "room", "book", "walk", "play"), ("good", "bad", "new", "old")
+        >>> texts = [f"The {subject} was {adjective}." for subject in subjects for adjective in adjectives]
+        >>> corpus = pf.Corpus.from_texts(texts, tokenizer="bytes", max_length=24)
+        >>> writer = pf.LanguageModel.for_corpus(corpus, width=32, layers=1, heads=2)
+        >>> model = pf.NVAE.for_corpus(corpus, backbone=pf.fit(writer, None, corpus, steps=1).backbone)
+        >>> run = pf.fit(model, pf.NVAEGuide(model), corpus, steps=1)
+        >>> run.reconstruct("The food was good.").text
+        'The food was good.'
+
+        The examples of the methods go on from here.
     """
 
     def __repr__(self) -> str:
@@ -74,6 +90,10 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If the run has no metrics yet.
+
+        Examples:
+            >>> run.metrics["split"].unique().tolist()
+            ['train', 'valid']
         """
         return imported("pandas.DataFrame")(self.folder.read_metrics())
 
@@ -83,6 +103,10 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If the model is no language model, or its decoder has weights that others lack.
+
+        Examples:
+            >>> pf.fit(writer, None, corpus, steps=1).backbone.tokenizer.kind
+            'bytes'
         """
         return backbone_of(self)
 
@@ -97,6 +121,10 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If there is no such device.
+
+        Examples:
+            >>> run.to("cpu") is run
+            True
         """
         joint_module(self.model, self.guide).to(_available(device))
         return self
@@ -112,22 +140,33 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If the model has no latents, or a text is longer than the model's max_length.
+
+        Examples:
+            >>> run.encode(["The food was good."]).mixture()  # the prior's component, and one of each token
+            MixturePosterior(1 text, 20 components of 32 dimensions)
         """
         return encode(self, texts, conditions)
 
-    def decode(self, memory: Memory, *, seed: int = 0, **decoding: Any) -> list[str]:
+    @with_options_of(Decoding, greedy=True)
+    def decode(self, memory: Memory, *, seed: int = 0, **decoding: Unpack[DecodingFields]) -> list[str]:
         """Generate one text for each memory of a batch.
 
         Arguments:
             memory: The input of the decoder: a mixture with vectors of shape :math:`(B, N, P)`, or a context with
                 latents of shape :math:`(B, K, p)`.
             seed: Random seed of the sampled tokens.
-            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; greedy by default.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy`` of
+                :class:`~pyroformer.inference.generation.decoding.Decoding`; greedy unless one is given.
 
         Raises:
-            ValueError: If the memory does not have the type or shape that the decoder expects.
+            ValueError: If the memory does not have the type or shape that the decoder expects, or an option of decoding
+                does not exist or is out of range.
+
+        Examples:
+            >>> run.decode(run.encode(["The food was good."]).memory())
+            ['The food was good.']
         """
-        return decode(self, memory, _greedy_by_default(decoding), seed=seed)
+        return decode(self, memory, _decoding(Run.decode, decoding), seed=seed)
 
     @overload
     def reconstruct(
@@ -137,7 +176,7 @@ class Run(FittedModel):
         conditions: str | int | None = None,
         min_weight: float = 0.0,
         seed: int = 0,
-        **decoding: Any,
+        **decoding: Unpack[DecodingFields],
     ) -> Reconstruction: ...
     @overload
     def reconstruct(
@@ -147,8 +186,9 @@ class Run(FittedModel):
         conditions: Conditions | None = None,
         min_weight: float = 0.0,
         seed: int = 0,
-        **decoding: Any,
+        **decoding: Unpack[DecodingFields],
     ) -> list[Reconstruction]: ...
+    @with_options_of(Decoding, greedy=True)
     def reconstruct(
         self,
         texts: TextSource,
@@ -156,7 +196,7 @@ class Run(FittedModel):
         conditions: Conditions | None = None,
         min_weight: float = 0.0,
         seed: int = 0,
-        **decoding: Any,
+        **decoding: Unpack[DecodingFields],
     ) -> Reconstruction | list[Reconstruction]:
         """Encode each text and decode the mean of its posterior.
 
@@ -166,24 +206,31 @@ class Run(FittedModel):
             min_weight: Components of the mixture with a smaller mean weight are dropped before decoding, which is
                 faster.
             seed: Random seed of the sampled tokens.
-            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; greedy by default.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy``, as in :meth:`decode`.
 
         Returns:
             One reconstruction for a single text, a list for several.
 
         Raises:
-            ValueError: If the model has no latents, or a text is longer than the model's max_length.
+            ValueError: If the model has no latents, a text is longer than the model's max_length, or an option is out
+                of range.
+
+        Examples:
+            >>> reconstruction = run.reconstruct("The food was good.")
+            >>> reconstruction.text, reconstruction.tokens[:3]
+            ('The food was good.', ('T', 'h', 'e'))
         """
         results = reconstruct(
             self,
             texts,
-            _greedy_by_default(decoding),
+            _decoding(Run.reconstruct, decoding),
             conditions=conditions,
             min_weight=min_weight,
             seed=seed,
         )
         return results[0] if isinstance(texts, str) else results
 
+    @with_options_of(Decoding)
     def sample(
         self,
         n: int = 1,
@@ -191,7 +238,7 @@ class Run(FittedModel):
         seed: int | None = None,
         prompt: str = "",
         condition: str | int | None = None,
-        **decoding: Any,
+        **decoding: Unpack[DecodingFields],
     ) -> list[str]:
         """Generate texts: latents from the prior, then tokens from the decoder.
 
@@ -201,61 +248,145 @@ class Run(FittedModel):
                 draws anew, with a seed from torch's global generator.
             prompt: Beginning of every text.
             condition: The condition of every text, if the run was trained on pairs.
-            decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`, such as ``temperature``;
-                by default tokens are sampled from the model's own distribution.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy`` of
+                :class:`~pyroformer.inference.generation.decoding.Decoding`; by default tokens are sampled from the
+                model's own distribution.
 
         Raises:
-            ValueError: If ``n`` is negative, the prompt is too long, or the condition is missing or superfluous.
+            ValueError: If ``n`` is negative, the prompt is too long, the condition is missing or superfluous, or an
+                option of decoding does not exist or is out of range.
+
+        Examples:
+            >>> first, second = run.sample(2, seed=0, prompt="The ", temperature=0.5)
+            >>> first.startswith("The "), run.sample(1, seed=0, prompt="The ", temperature=0.5) == [first]
+            (True, True)
         """
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        return sample(self, n, Decoding(**decoding), seed=seed, prompt=prompt, condition=condition)
+        how = _decoding(Run.sample, decoding, otherwise=Decoding())
+        return sample(self, n, how, seed=seed, prompt=prompt, condition=condition)
 
-    def interpolate(self, first: str, second: str, steps: int = 5, **options: Any) -> list[str]:
+    @with_options_of(Decoding, greedy=True)
+    def interpolate(
+        self,
+        first: str,
+        second: str,
+        steps: int = 5,
+        *,
+        layers: Sequence[int] | None = None,
+        condition: str | int | None = None,
+        seed: int = 0,
+        **decoding: Unpack[DecodingFields],
+    ) -> list[str]:
         """Interpolate between the posterior means of two texts, and decode each step.
+
+        Latents of layers are interpolated linearly; between two mixtures lies their mixture.
 
         Arguments:
             first: The first text.
             second: The last text.
             steps: Number of texts, both ends included.
-            options: Options of :func:`~pyroformer.inference.generation.interpolation.interpolate`, such as ``layers``.
+            layers: The layers to interpolate in, from 1; all if None. Only for models whose latents belong to layers.
+            condition: The condition of both texts, if the run was trained on pairs.
+            seed: Random seed of the sampled tokens.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy``, as in :meth:`decode`.
 
         Raises:
-            ValueError: If the model cannot interpolate, or a text is longer than the model's max_length.
-        """
-        return [step.text for step in interpolate(self, first, second, steps, **options)]
+            ValueError: If the model cannot interpolate, there are fewer than two steps, a layer has no latent, or a
+                text is longer than the model's max_length.
 
-    def swap(self, text: str, other: str, layers: Sequence[int], **options: Any) -> str:
+        Examples:
+            >>> path = run.interpolate("The food was good.", "The room was bad.", steps=3)
+            >>> path[0], path[-1]
+            ('The food was good.', 'The room was bad.')
+        """
+        how = _decoding(Run.interpolate, decoding)
+        path = interpolate(self, first, second, steps, layers=layers, decoding=how, seed=seed, condition=condition)
+        return [step.text for step in path]
+
+    @with_options_of(Decoding, greedy=True)
+    def swap(
+        self,
+        text: str,
+        other: str,
+        layers: Sequence[int],
+        *,
+        condition: str | int | None = None,
+        seed: int = 0,
+        **decoding: Unpack[DecodingFields],
+    ) -> str:
         """Decode a text with the latents of some layers replaced by those of another text.
 
         Arguments:
             text: The text to change.
             other: The text that the new latents come from.
             layers: The layers whose latents are replaced, from 1.
-            options: Options of :func:`~pyroformer.inference.generation.interpolation.swap`, such as ``seed``.
+            condition: The condition of both texts, if the run was trained on pairs.
+            seed: Random seed of the sampled tokens.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy``, as in :meth:`decode`.
 
         Raises:
             ValueError: If a layer has no latent, or a text is longer than the model's max_length.
-        """
-        return swap(self, text, other, layers, **options).text
 
-    def edit(self, text: str, **options: Any) -> Edited:
-        """Decode a text's mixture after components were dropped, rescaled or replaced.
+        Examples:
+            >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+            >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+            >>> whole = layered.swap("The food was good.", "The room was bad.", layers=[1, 2])
+            >>> whole == layered.reconstruct("The room was bad.").text
+            True
+        """
+        how = _decoding(Run.swap, decoding)
+        return swap(self, text, other, layers, decoding=how, seed=seed, condition=condition).text
+
+    @with_options_of(Decoding, greedy=True)
+    def edit(
+        self,
+        text: str,
+        *,
+        drop: Iterable[int] = (),
+        scale: Mapping[int, float] | None = None,
+        swap: Mapping[int, int] | None = None,
+        other: str | None = None,
+        seed: int = 0,
+        **decoding: Unpack[DecodingFields],
+    ) -> Edited:
+        """Decode a text's mixture after vectors were dropped, rescaled or replaced.
+
+        Vector 0 is the prior's, 1, 2, ... are those of the tokens. The remaining weights are renormalized.
 
         Arguments:
             text: The text to edit.
-            options: Options of :func:`~pyroformer.inference.generation.editing.edit`, such as ``drop`` or ``scale``.
+            drop: Vectors to drop; the prior's cannot be dropped.
+            scale: Factors of the weights, by vector.
+            swap: Vectors of the other text, by the vector that they replace; the weight stays.
+            other: The text that the new vectors come from.
+            seed: Random seed of the sampled tokens.
+            decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy``, as in :meth:`decode`.
 
         Raises:
-            ValueError: If the memory of the model is not a mixture, or a component does not exist.
+            ValueError: If the memory of the model is not a mixture, a vector does not exist or cannot be edited so, or
+                only one of ``swap`` and ``other`` is set.
+
+        Examples:
+            >>> edited = run.edit("The food was good.", swap={5: 5}, other="The room was bad.")
+            >>> edited.text, edited.swapped
+            ('The rood was good.', {5: 5})
         """
-        return edit(self, text, **options)
+        how = _decoding(Run.edit, decoding)
+        return edit(self, text, drop=drop, scale=scale, swap=swap, other=other, decoding=how, seed=seed)
 
     def posterior(
         self,
         texts: TextSource,
         conditions: Conditions | None = None,
         draws: int = 100,
-        **options: Any,
+        *,
+        seed: int = 0,
+        sites: str | Collection[str] | None = None,
+        include_prior: bool = True,
+        predictive: int = 0,
+        fix_global: bool = False,
+        max_bytes: int = GIBIBYTE,
+        progress: bool | None = None,
     ) -> ArviZData:
         """Posterior draws and their log densities, for ArviZ: InferenceData (ArviZ 0.23) or a DataTree (1.x).
 
@@ -263,14 +394,37 @@ class Run(FittedModel):
             texts: The texts; use few, since every draw of their latents is stored.
             conditions: The condition of each text, if the run was trained on pairs.
             draws: Number of posterior draws for each text.
-            options: Options of :func:`~pyroformer.inference.posterior.export.posterior`, such as ``predictive``,
-                ``sites`` or ``progress``.
+            seed: Random seed.
+            sites: The latent site or sites to export; all by default. Log densities are always those of all sites.
+            include_prior: Whether to draw from the prior as well.
+            predictive: Number of draws from which a text is decoded.
+            fix_global: Whether all draws have the same values of the global sites, such as hyper-priors: only then do
+                texts have a k-hat each.
+            max_bytes: Maximal size of the latent draws in bytes.
+            progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
 
         Raises:
-            ValueError: If the model has no latents, a text is longer than the model's max_length, or the draws would
-                take too much memory.
+            ValueError: If the model has no latents, a text is longer than the model's max_length, a site does not
+                exist, or the draws would take more than ``max_bytes``.
+
+        Examples:
+            >>> data = run.posterior("The food was good.", draws=5, include_prior=False)
+            >>> dict(data.posterior["weights"].sizes)
+            {'chain': 1, 'draw': 5, 'text': 1, 'component': 20}
         """
-        return posterior(self, texts, conditions, draws, **options)
+        return posterior(
+            self,
+            texts,
+            conditions,
+            draws,
+            seed=seed,
+            sites=sites,
+            include_prior=include_prior,
+            predictive=predictive,
+            fix_global=fix_global,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
 
     def bound(
         self,
@@ -295,18 +449,72 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If a text is longer than the model's max_length.
+
+        Examples:
+            >>> bounds = run.bound(["The food was good.", "The room was bad."], num_particles=8)
+            >>> bounds.shape, bool((bounds < 0).all())
+            (torch.Size([2]), True)
         """
         return text_bounds(self, texts, num_particles, conditions=conditions, seed=seed, progress=progress)
 
-    def evaluate(self, texts: TextSource | None = None, **options: Any) -> Evaluation:
+    def evaluate(
+        self,
+        texts: TextSource | None = None,
+        *,
+        metrics: Sequence[str | Metric] | None = None,
+        split: Split = "test",
+        num_particles: int = 64,
+        seed: int = 0,
+        limit: int | None = None,
+        reconstructions: int = 256,
+        compared: int = 512,
+        samples: int = 0,
+        min_weight: float = 0.0,
+        batch_size: int = 64,
+        progress: bool | None = None,
+    ) -> Evaluation:
         """Evaluate the model, by default on the test split of its corpus.
 
         Arguments:
             texts: Other texts; pairs (condition, text) if the run was trained on pairs.
-            options: Options of :func:`~pyroformer.inference.evaluation.evaluate.evaluate`, such as ``num_particles``,
-                ``limit`` or ``progress``.
+            metrics: The metrics to compute, by name or as objects; by default all of
+                :data:`~pyroformer.inference.evaluation.metrics.METRICS` that apply to the run. Nothing is computed that
+                no metric reads.
+            split: The split to evaluate on.
+            num_particles: Draws :math:`K` of the importance-weighted bound.
+            seed: Random seed. The draws of a text depend on the seed and on the text alone.
+            limit: Largest number of texts; they are evenly spaced.
+            reconstructions: Number of texts that are reconstructed, for BLEU and exact match.
+            compared: Number of texts that are compared with one another, for the information of each latent.
+            samples: Number of texts that are generated and compared with each other and with held-out texts.
+            min_weight: Vectors of a mixture with a smaller mean weight are dropped before texts are reconstructed.
+            batch_size: Texts in a batch.
+            progress: Whether to show progress bars on standard error; by default in a terminal and in notebooks.
+
+        Raises:
+            ValueError: If there are no texts, a number is out of range, there is no mixture to drop vectors of, or
+                there is no metric of a name.
+
+        Examples:
+            >>> evaluation = run.evaluate(["The food was good."], metrics=["bound", "exact_match"])
+            >>> evaluation["exact_match"].value
+            1.0
         """
-        return evaluate(self, texts, **options)
+        return evaluate(
+            self,
+            texts,
+            metrics=metrics,
+            split=split,
+            num_particles=num_particles,
+            seed=seed,
+            limit=limit,
+            reconstructions=reconstructions,
+            compared=compared,
+            samples=samples,
+            min_weight=min_weight,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def save(self, folder: str | Path) -> "Run":
         """Save the whole run in a folder, as ``fit`` with ``out`` does: :func:`load` opens it, and ``fit`` resumes it.
@@ -321,6 +529,13 @@ class Run(FittedModel):
 
         Raises:
             ValueError: If the folder is not empty or cannot be written.
+
+        Examples:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     saved = run.save(folder)
+            ...     pf.load(folder).reconstruct("The food was good.").text
+            'The food was good.'
         """
         warn_of_unimportable(self.config)
         state = joint_module(self.model, self.guide).state_dict()
@@ -341,6 +556,16 @@ def load(path: str | Path, *, trust: Collection[str] = (), device: str | torch.d
     Raises:
         ValueError: If the folder contains no run, its checkpoint is damaged, the run needs code that is not trusted, or
             there is no such device.
+
+    Examples:
+        >>> import tempfile
+        >>> corpus = pf.Corpus.from_texts([f"number {n}" for n in range(30)], tokenizer="bytes", max_length=12)
+        >>> model = pf.LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = pf.fit(model, None, corpus, out=folder, steps=1)
+        ...     again = pf.load(folder)
+        >>> bool(torch.equal(again.bound("number 7"), run.bound("number 7")))
+        True
     """
     device = _available(device)
     folder = RunFolder(path)
@@ -378,5 +603,11 @@ def _available(device: str | torch.device) -> torch.device:
     return named
 
 
-def _greedy_by_default(decoding: dict[str, Any]) -> Decoding:
-    return Decoding(**decoding) if decoding else Decoding(greedy=True)
+def _decoding(method: Callable[..., Any], given: DecodingFields, otherwise: Decoding = GREEDY) -> Decoding:
+    """The decoding strategy of a method, from the keyword arguments that it was given.
+
+    Raises:
+        ValueError: If one does not exist or is out of range.
+    """
+    check_options(method, given)
+    return Decoding(**given) if given else otherwise

@@ -67,7 +67,7 @@ def as_typed(message: str, flags: Flags) -> str:
         ('give a positive number.', 'or --greedy')
     """
     message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", message)
-    message = re.sub(r", or (\w+)=True\b", lambda match: match[0] if match[1] in flags else "", message)
+    message = re.sub(r", or (\w+)=(?:True|\d+)\b", lambda match: match[0] if match[1] in flags else "", message)
     for pattern, in_flags in _PLACES:
         message = pattern.sub(partial(_replaced, in_flags, flags), message)
     return message

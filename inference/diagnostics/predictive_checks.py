@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -12,11 +12,12 @@ from jaxtyping import Float
 from ...models.utils.numbers import check_at_least
 from ..data.entries import TextSource, as_texts
 from ..evaluation.ngrams import NGram, ngrams_of, split
-from ..generation.decoding import Decoding
+from ..generation.decoding import Decoding, DecodingFields
 from ..generation.generate import sample
 from ..posterior.arviz_compat import ArviZData, from_groups
 from ..run import Run
 from ..runs.fitted import check_run
+from ..utils.keywords import check_options, with_options_of
 from ..utils.progress import progress_bar
 
 __all__ = ["PredictiveCheck", "Statistic", "check_texts", "predictive_check", "text_statistics"]
@@ -93,6 +94,7 @@ class PredictiveCheck(NamedTuple):
         return from_groups({"posterior_predictive": generated, "observed_data": real}, {"texts": self.texts})
 
 
+@with_options_of(Decoding)
 def check_texts(
     run: Run,
     texts: TextSource | None = None,
@@ -104,7 +106,7 @@ def check_texts(
     statistics: Mapping[str, Statistic] | None = None,
     seed: int = 0,
     progress: bool | None = None,
-    **decoding: Any,
+    **decoding: Unpack[DecodingFields],
 ) -> PredictiveCheck:
     """Compare held-out texts with sets of texts sampled from a run: latents from the prior, tokens from the decoder.
 
@@ -121,13 +123,15 @@ def check_texts(
         statistics: Statistics of a set of texts by name; replace :func:`text_statistics`.
         seed: Random seed of the generated texts.
         progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
-        decoding: Fields of :class:`~pyroformer.inference.generation.decoding.Decoding`; by default tokens are sampled
-            from the model's own distribution.
+        decoding: ``temperature``, ``top_k``, ``top_p`` and ``greedy`` of
+            :class:`~pyroformer.inference.generation.decoding.Decoding`; by default tokens are sampled from the model's
+            own distribution.
 
     Raises:
         ValueError: If the run was trained on pairs, there are no texts, or a number is out of range.
     """
     check_run(run)
+    check_options(check_texts, decoding, "pyroformer.diagnostics")
     if run.corpus.conditional:
         raise ValueError(
             "the run was trained on pairs: sample texts for some conditions, and give them to predictive_check."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,16 @@ from ..utils.seeds import derived_seed
 from .candidates import candidate_counts, candidates
 from .inversion import inverted
 
-__all__ = ["Decoding", "uniforms"]
+__all__ = ["Decoding", "DecodingFields", "uniforms"]
+
+
+class DecodingFields(TypedDict, total=False):
+    """The fields of :class:`Decoding` as keyword arguments of a function that writes texts."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    greedy: bool
 
 
 @dataclass(frozen=True)

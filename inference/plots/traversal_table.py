@@ -1,10 +1,11 @@
 """Table of a latent traversal."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 
+from ..generation.decoding import Decoding
+from ..generation.generate import GREEDY
 from ..generation.traversal import VALUES, Traversal, traverse
 from ..run import Run
 from ..runs.fitted import check_run
@@ -22,7 +23,9 @@ def traversal(
     values: Sequence[float] = VALUES,
     *,
     ax: Axes | None = None,
-    **options: Any,
+    decoding: Decoding = GREEDY,
+    seed: int = 0,
+    condition: str | int | None = None,
 ) -> Axes:
     """Draw a table of the texts decoded with one entry of a latent at several values.
 
@@ -35,14 +38,17 @@ def traversal(
         dimension: Index of the entry, from 0; by default the one with the smallest posterior variance.
         values: Values of the entry.
         ax: Matplotlib axes; by default those of a new figure, as high as the table.
-        options: Further options of :func:`~pyroformer.inference.generation.traversal.traverse`.
+        decoding: Decoding strategy; greedy by default.
+        seed: Random seed of the sampled tokens.
+        condition: The condition of the text, if the run was trained on pairs.
 
     Raises:
         ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values, or the
             text is longer than the model's max_length.
     """
     check_run(run)
-    return traversal_table(traverse(run, text, latent, dimension, values, **options), ax=ax)
+    result = traverse(run, text, latent, dimension, values, decoding=decoding, seed=seed, condition=condition)
+    return traversal_table(result, ax=ax)
 
 
 def traversal_table(result: Traversal, *, ax: Axes | None = None) -> Axes:

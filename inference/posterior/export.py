@@ -67,9 +67,13 @@ def posterior(
     conditions: Conditions | None = None,
     draws: int = 100,
     *,
+    seed: int = 0,
+    sites: str | Collection[str] | None = None,
+    include_prior: bool = True,
     predictive: int = 0,
+    fix_global: bool = False,
+    max_bytes: int = GIBIBYTE,
     progress: bool | None = None,
-    **options: Any,
 ) -> ArviZData:
     """Posterior draws for some texts under a run: :func:`to_arviz`, with token strings and the training metrics.
 
@@ -78,13 +82,17 @@ def posterior(
         texts: The texts.
         conditions: The condition of each text, if the run was trained on pairs.
         draws: Number of posterior draws for each text.
+        seed: Random seed.
+        sites: The latent site or sites to export; all by default.
+        include_prior: Whether to draw from the prior as well.
         predictive: Number of draws from which a text is decoded.
+        fix_global: Whether all draws have the same values of the global sites, as in :func:`to_arviz`.
+        max_bytes: Maximal size of the latent draws in bytes.
         progress: Whether to show a progress bar on standard error; by default in a terminal and in notebooks.
-        options: Further options of :func:`to_arviz`.
 
     Raises:
-        ValueError: If the model has no latents, a text is longer than the model's max_length, or the draws would take
-            more than ``limit`` bytes.
+        ValueError: If the model has no latents, a text is longer than the model's max_length, a site does not exist, or
+            the draws would take more than ``max_bytes``.
     """
     if run.guide is None:
         raise ValueError(f"a {type(run.model).__name__} has no latents, so no posterior to draw from.")
@@ -99,14 +107,19 @@ def posterior(
         run.guide,
         batch,
         draws,
+        seed=seed,
+        sites=sites,
+        include_prior=include_prior,
         predictive=predictive,
+        data_size=len(run.corpus.train),
+        fix_global=fix_global,
+        max_bytes=max_bytes,
         names=texts,
         pieces=[storable(piece) for piece in run.tokenizer.pieces(texts[0])] if len(texts) == 1 else None,
         write=run.tokenizer.decode_batch,
         extra=extra,
         attributes={"step": run.step, "run": str(run.folder.path)},
         progress=progress,
-        **{"data_size": len(run.corpus.train)} | options,
     )
 
 
@@ -118,11 +131,11 @@ def to_arviz(
     *,
     seed: int = 0,
     sites: str | Collection[str] | None = None,
-    prior: bool = True,
+    include_prior: bool = True,
     predictive: int = 0,
     data_size: int | None = None,
     fix_global: bool = False,
-    limit: int = GIBIBYTE,
+    max_bytes: int = GIBIBYTE,
     names: Sequence[str] | None = None,
     pieces: Sequence[str] | None = None,
     write: Callable[[Tensor], Sequence[str]] | None = None,
@@ -142,12 +155,12 @@ def to_arviz(
         draws: Number of posterior draws for each text.
         seed: Random seed.
         sites: The latent site or sites to export; all by default. Log densities are always those of all sites.
-        prior: Whether to draw from the prior as well.
+        include_prior: Whether to draw from the prior as well.
         predictive: Number of draws from which a text is decoded.
         data_size: Number of texts that share the global sites, as in :class:`~pyroformer.ELBO`.
         fix_global: Whether all draws have the same values of the global sites, those of one draw: only then do texts
             have a :func:`~pyroformer.inference.diagnostics.khat` each where there are such sites.
-        limit: Maximal size of the latent draws in bytes.
+        max_bytes: Maximal size of the latent draws in bytes.
         names: Names of the texts; their indices by default. Equal ones are numbered, "ok" and "ok (2)", and then stand
             in the coordinate ``string`` as they are.
         pieces: The tokens of the text as strings, if there is one text: coordinates of ``token`` and ``component``.
@@ -157,7 +170,8 @@ def to_arviz(
         progress: Whether to show a progress bar on standard error; None for terminals and notebooks only.
 
     Raises:
-        ValueError: If an argument is out of range, a site does not exist, or the draws would take more than ``limit``.
+        ValueError: If an argument is out of range, a site does not exist, or the draws would take more than
+            ``max_bytes``.
 
     Examples:
         >>> from pyroformer.models.transformer.config import TransformerConfig
@@ -177,10 +191,10 @@ def to_arviz(
             own = drawn_by_model(model_trace)
             latents = _latents(guide_trace, own, sites)
             if index == 0:
-                _check_size(latents, batch, draws * (2 if prior else 1), limit)
+                _check_size(latents, batch, draws * (2 if include_prior else 1), max_bytes)
             masks = masks_in(guide_trace, latents)
             collected.add_latents("posterior", latents, masks)
-            if prior:
+            if include_prior:
                 sampled = [name for name in latents if name not in own]
                 _add_prior(collected, poutine.trace(model).get_trace(batch), sampled, masks)
             text: Any = model_trace.nodes["text"]["fn"]
@@ -284,12 +298,12 @@ def _check(batch: object, draws: int, predictive: int) -> None:
         raise ValueError("the batch is unobserved: a posterior is one of texts.")
 
 
-def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, limit: int) -> None:
+def _check_size(sites: Mapping[str, Any], batch: Batch, draws: int, max_bytes: int) -> None:
     size = draws * sum(site["value"].numel() * max(4, site["value"].element_size()) for site in sites.values())
-    if size > limit:
+    if size > max_bytes:
         raise ValueError(
-            f"the draws of {batch.weight.shape[-1]} texts would take {size / GIBIBYTE:.2f} GiB, more than the "
-            f"{limit / GIBIBYTE:.2f} GiB of limit: give fewer texts or draws, or name the sites to export."
+            f"the draws of {batch.weight.shape[-1]} texts would take {size / GIBIBYTE:.2f} GiB, more than "
+            f"{max_bytes / GIBIBYTE:.2f} GiB: give fewer texts or draws, or the sites to export, or max_bytes={size}."
         )
 
 

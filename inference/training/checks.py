@@ -1,8 +1,6 @@
 """Checks before training: model, guide, corpus and options belong together."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from ...guides.encoders.text_encoder import TextEncoder
 from ...models.base import Model
 from ...models.batch import Batch
 from ...models.priors.lengths import LengthPrior
-from ...models.utils.choices import check_known
 from ...models.utils.seeding import forked_rng
 from ..data.corpus import Corpus
 from ..objectives.elbo import Objective
@@ -24,7 +21,6 @@ __all__ = [
     "check_arguments",
     "check_free_bits",
     "check_length_prior",
-    "check_option_names",
     "check_sizes",
     "check_strategy",
     "introduce_texts",
@@ -32,18 +28,6 @@ __all__ = [
 
 ENDS = 2  # tokens that an encoder puts around a text
 TEXTS_AT_A_TIME = 1000
-
-
-def check_option_names(names: Iterable[str]) -> None:
-    """Raises a ValueError for a keyword that is no training option.
-
-    Examples:
-        >>> check_option_names(["step"])
-        Traceback (most recent call last):
-        ValueError: fit has no option step: did you mean steps? help(pyroformer.fit) lists all.
-    """
-    known = [field.name for field in fields(TrainingOptions)]
-    check_known("fit", names, [*known, "out", "resume", "callback"], "help(pyroformer.fit) lists all.")
 
 
 def check_arguments(model: Any, guide: Any, corpus: Any) -> None:

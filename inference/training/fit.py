@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from ..runs.folder import RunFolder
 from ..runs.importable import warn_of_unimportable
 from ..runs.lock import one_training, run_lock
 from ..utils.finite_weights import check_finite
+from ..utils.keywords import check_options, with_options_of
 from ..utils.processes import rank
 from ..utils.progress import progress_enabled
 from .checks import (
     check_arguments,
     check_free_bits,
     check_length_prior,
-    check_option_names,
     check_sizes,
     check_strategy,
     introduce_texts,
@@ -51,6 +50,7 @@ from .trainer import make_trainer, quiet_lightning
 __all__ = ["fit", "run_training"]
 
 
+@with_options_of(TrainingOptions, **dict.fromkeys(DEPENDENT))
 def fit(
     model: Model,
     guide: nn.Module | None,
@@ -134,7 +134,7 @@ def run_training(
 
     ``notice`` is called with lines that a person should read.
     """
-    check_option_names(options)
+    check_options(fit, options)
     check_arguments(model, guide, corpus)
     folder, settings = _folder_and_settings(model, out, resume, options)
     objective = _checked_objective(model, guide, corpus, settings, resume)
@@ -181,17 +181,6 @@ def _both(callback: Callable[[Status], None] | None, bar: TrainingBar) -> Callab
         bar(status)
 
     return call
-
-
-def _with_options(function: Any) -> Signature:
-    """The signature of ``fit`` with the training options in place of ``**options``, for ``help`` and notebooks."""
-    own = list(signature(function).parameters.values())[:-1]
-    options = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in signature(TrainingOptions).parameters.values()]
-    options = [option.replace(default=None) if option.name in DEPENDENT else option for option in options]
-    return signature(function).replace(parameters=[*own, *options])
-
-
-setattr(fit, "__signature__", _with_options(fit))  # noqa: B010
 
 
 def _folder_and_settings(

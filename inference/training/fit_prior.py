@@ -37,6 +37,7 @@ from ..objectives.switched_off import switches_off
 from ..options import TrainingOptions
 from ..run import Run
 from ..runs.joint_module import joint_module
+from ..utils.keywords import check_options, with_options_of
 from ..utils.registry import imported_class
 from .fit import fit
 from .status import Status
@@ -47,9 +48,14 @@ PRIORS = tuple(name for name, cls in NAMED.items() if not cls.starts_posteriors)
 LAYERS = 2  # of a named prior that has some: it is a small network, however deep the model is
 LEARNABLE = {"gaussian": {"learnable": True}}  # arguments without which a named prior has no parameters
 BASE, OWN = "base_measure", "base_measure.first"  # a model's base measure, and in a new one that of own components
-FIXED = ("objective", "kl_schedule", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction")
+# Options of the objective, which is the exact bound.
+FIXED = (
+    *("objective", "kl_schedule", "ladder", "beta", "free_bits", "free_bits_per", "target_kl", "kl_reduction"),
+    *("lambda_d", "lambda_g", "layer_weights", "keep"),
+)
 
 
+@with_options_of(TrainingOptions, leave_out=FIXED)
 def fit_prior(
     run: Run,
     prior: BaseMeasure | str = "autoregressive",
@@ -93,6 +99,7 @@ def fit_prior(
     for name in FIXED:
         if name in options:
             raise ValueError(f"{name} is {options[name]}, but a prior is fitted by the exact bound: leave {name} out.")
+    check_options(fit_prior, options)
     settings = TrainingOptions(**options)
     model, guide = second_stage(run, prior, seed=settings.seed)
     kept: dict[str, Any] = {"out": out, "resume": resume, "callback": callback, "progress": progress}

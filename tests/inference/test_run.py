@@ -1,7 +1,10 @@
 """What a person sees of a run in Python: its summary, its curve, where it is, what it samples."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import jaxtyping
 import numpy as np
@@ -9,7 +12,13 @@ import pytest
 import torch
 
 import pyroformer as pf
+from pyroformer.inference.evaluation.evaluate import evaluate, text_bounds
 from pyroformer.inference.evaluation.verdict import validation_rate, validation_rate_per_text
+from pyroformer.inference.generation.decoding import Decoding, DecodingFields
+from pyroformer.inference.generation.editing import edit
+from pyroformer.inference.generation.generate import decode, encode, reconstruct, sample
+from pyroformer.inference.generation.interpolation import interpolate, swap
+from pyroformer.inference.posterior.export import posterior
 from pyroformer.inference.run import Run
 from pyroformer.inference.runs.folder import RunFolder
 
@@ -112,9 +121,74 @@ def test_long_work_says_how_far_it_is(run: Run, capsys: pytest.CaptureFixture[st
 
 
 def test_bars_change_no_number(run: Run) -> None:
-    options = {"num_particles": 2, "samples": 6, "batch_size": 2}
+    options: dict[str, Any] = {"num_particles": 2, "samples": 6, "batch_size": 2}
     one, other = run.evaluate(progress=True, **options), run.evaluate(progress=False, **options)
     assert one.as_dict() == other.as_dict()
     names = [name for name in other if name.startswith("distinct")]
     whole = run.evaluate(num_particles=2, samples=6)
     assert names and all(whole[name] == other[name] for name in names), "parts are drawn as the whole"
+
+
+WRITES = (Run.decode, Run.reconstruct, Run.sample, Run.interpolate, Run.swap, Run.edit)
+BEHIND = (decode, reconstruct, sample, interpolate, swap, edit, encode, posterior, evaluate, text_bounds)
+METHODS: list[Callable[..., Any]] = [*WRITES, Run.encode, Run.posterior, Run.evaluate, Run.bound]
+
+
+def defaults(function: Callable[..., Any], leave_out: set[str]) -> dict[str, Any]:
+    return {
+        name: item.default for name, item in inspect.signature(function).parameters.items() if name not in leave_out
+    }
+
+
+@pytest.mark.parametrize(("method", "function"), [*zip(METHODS, BEHIND, strict=True)])
+def test_a_method_has_the_options_of_its_function(method: Callable[..., Any], function: Callable[..., Any]) -> None:
+    own = defaults(method, {"self", *DecodingFields.__annotations__})
+    behind = defaults(function, {"run", "decoding", "start", *({"batch_size"} - set(own))})
+    if method is Run.sample:  # which draws anew without a seed
+        assert own.pop("seed") is None and behind.pop("seed") == 0
+    assert own == behind
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_help_lists_the_options_of_a_method(method: Callable[..., Any]) -> None:
+    given = inspect.signature(method).parameters
+    text = inspect.getdoc(method) or ""
+    for name in given.keys() - {"self"} - DecodingFields.__annotations__.keys():
+        assert f"    {name}: " in text, f"{method.__name__} does not say what {name} is"
+    if method in WRITES:
+        assert given.keys() >= DecodingFields.__annotations__.keys() and "decoding: ``temperature``" in text
+    assert "Raises:" in text and "Examples:" in text
+
+
+def test_decoding_has_the_fields_that_methods_take() -> None:
+    assert get_type_hints(DecodingFields) == get_type_hints(Decoding)
+
+
+def test_a_misspelled_option_is_answered_with_the_nearest(run: Run) -> None:
+    text, other = run.corpus.test[:2]
+    memory, wrong = run.encode([text]).memory(), {"temprature": 0.5}
+    calls: list[Callable[[], object]] = [
+        lambda: run.decode(memory, **wrong),  # type: ignore[arg-type]
+        lambda: run.reconstruct(text, **wrong),  # type: ignore[call-overload]
+        lambda: run.sample(1, **wrong),  # type: ignore[arg-type]
+        lambda: run.interpolate(text, other, **wrong),  # type: ignore[arg-type]
+        lambda: run.swap(text, other, [1], **wrong),  # type: ignore[arg-type]
+        lambda: run.edit(text, **wrong),  # type: ignore[arg-type]
+    ]
+    for method, call in zip(WRITES, calls, strict=True):
+        name = f"Run.{method.__name__}"
+        with pytest.raises(ValueError, match=rf"^{name} has no option temprature: did you mean temperature\? help\("):
+            call()
+
+
+def test_methods_sample_their_tokens_as_they_are_asked(run: Run) -> None:
+    text, other = run.corpus.test[:2]
+    memory = run.encode([text]).memory()
+    for write in (
+        lambda **how: run.decode(memory, **how),
+        lambda **how: run.reconstruct(text, **how).text,
+        lambda **how: run.interpolate(text, other, **how),
+    ):
+        greedy, hot = write(), write(temperature=9.0)
+        assert write(greedy=True) == write(seed=1) == greedy, "greedy by default"
+        assert write(temperature=9.0) == hot != write(temperature=9.0, seed=1) and hot != greedy

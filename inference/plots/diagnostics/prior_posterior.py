@@ -102,7 +102,7 @@ def entries(data: ArviZData, name: str, where: Mapping[str, Any] | None = None) 
         ValueError: If there are no prior draws, or the variable or entry does not exist.
     """
     if "prior" not in group_names(data):
-        raise ValueError("the data has no prior draws: export it with prior=True, the default.")
+        raise ValueError("the data has no prior draws: export it with include_prior=True, the default.")
     drawn = {group: _selected(data, group, name, where or {}) for group in ("prior", "posterior")}
     before, after = (values.notnull().any(("chain", "draw")) for values in drawn.values())
     present = before & after

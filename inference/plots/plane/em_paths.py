@@ -14,6 +14,7 @@ from torch import Tensor
 from ....models.attention.attend import attend
 from ....models.attention.mixture import Mixture, in_dtype
 from ...em import adapt
+from ...utils.keywords import check_options, with_options_of
 from ..style import COLORS, DEPTHS, FRAME, INK, panels, plain
 from .arrays import numbers
 
@@ -24,6 +25,7 @@ GRID = 60  # points of the grid of the evidence along each side
 MARGIN = 0.15  # of the axes around the drawn points
 
 
+@with_options_of(adapt)
 def key_paths(
     queries: Float[Tensor, "m d"],
     mixture: Mixture,
@@ -42,11 +44,12 @@ def key_paths(
         mixture: The initial mixture, without batch dimensions.
         steps: Number of EM steps.
         axes: Two matplotlib axes; by default those of a new figure.
-        options: Further options of :func:`~pyroformer.inference.em.adapt`.
+        options: Further options of :func:`~pyroformer.inference.em.adapt`, such as ``moves``.
 
     Raises:
         ValueError: If ``steps`` is below 1, there are too few axes, or vectors have one dimension.
     """
+    check_options(key_paths, options, "pyroformer.plots")
     left, right = _axes(queries, steps, axes)
     states = [adapt(queries, mixture, steps=count, **options) for count in range(steps + 1)]
     points, *keys = _project([queries, *(state.mixture.means for state in states)], queries)

@@ -49,11 +49,11 @@ def test_rhat_of_fits_that_agree_is_one_and_of_others_is_not() -> None:
 
 
 def fit(
-    seed: int = 0, texts: tuple[list[int], ...] = ([5, 2], [6, 7, 2]), draws: int = 3, prior: bool = True
+    seed: int = 0, texts: tuple[list[int], ...] = ([5, 2], [6, 7, 2]), draws: int = 3, include_prior: bool = True
 ) -> object:
     torch.manual_seed(seed)
     model = VAE(TransformerConfig(vocabulary=9, max_length=4, width=8, layers=1, heads=2))
-    return to_arviz(model, VAEGuide(model), Batch.pad(list(texts)), draws=draws, prior=prior)
+    return to_arviz(model, VAEGuide(model), Batch.pad(list(texts)), draws=draws, include_prior=include_prior)
 
 
 def test_chains_are_the_fits_and_the_texts_stay() -> None:
@@ -85,7 +85,7 @@ def test_fits_that_do_not_match() -> None:
         with pytest.raises(ValueError, match="than the first, such as 'mine'.* add variables of your own to all"):
             as_chains(fits)
     with pytest.raises(ValueError, match="fit 2 has no group 'prior', but the first has"):
-        as_chains([fit(), fit(prior=False)])
+        as_chains([fit(), fit(include_prior=False)])
 
 
 def test_a_fit_exported_before_dimensions_were_numbered_is_of_the_same_texts() -> None:

@@ -113,8 +113,8 @@ def test_a_swapped_vector_is_the_other_texts(run: Run) -> None:
 def test_every_edit_and_the_seed_change_the_text(run: Run) -> None:
     edits: list[dict[str, Any]] = [{}, {"drop": [1]}, {"drop": [2, 3]}, {"scale": {1: 9.0}}]
     edits += [{"swap": {1: 2, 3: 5}, "other": OTHER}, {"seed": 1}]
-    assert len({run.edit(TEXT, decoding=SAMPLED, **options).text for options in edits}) == len(edits)
-    assert run.edit(TEXT, decoding=SAMPLED, seed=1) == run.edit(TEXT, decoding=SAMPLED, seed=1)
+    assert len({run.edit(TEXT, temperature=1.0, **options).text for options in edits}) == len(edits)
+    assert run.edit(TEXT, temperature=1.0, seed=1) == run.edit(TEXT, temperature=1.0, seed=1)
 
 
 @pytest.mark.parametrize(

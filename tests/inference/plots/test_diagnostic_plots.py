@@ -251,7 +251,7 @@ def test_prior_and_posterior_say_what_is_wrong() -> None:
         plots.prior_posterior(data, "keys", {"key": 2})
     with pytest.raises(ValueError, match=r"keys has no dimension 'dim': choose among key\.$"):
         plots.prior_posterior(data, "keys", {"dim": 0})
-    with pytest.raises(ValueError, match="the data has no prior draws: export it with prior=True"):
+    with pytest.raises(ValueError, match="the data has no prior draws: export it with include_prior=True"):
         plots.prior_posterior(from_groups({"posterior": dataset(data, "posterior")}, {}), "alpha")
     assert plots.prior_posterior(data, "keys", {"key": 1}).get_xlabel() == "keys[1]"
 

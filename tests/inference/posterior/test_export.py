@@ -178,10 +178,10 @@ def test_a_run_names_texts_and_tokens_and_is_written_and_read(nvae: Run, tmp_pat
 
 def test_only_the_named_sites_are_exported() -> None:
     model = NVAE(CONFIG)
-    data = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites=["weights"], prior=False)
+    data = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites=["weights"], include_prior=False)
     assert list(dataset(data, "posterior")) == ["weights"]
     assert "log_q_vectors" in dataset(data, "sample_stats")
-    again = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites="weights", prior=False)
+    again = to_arviz(model, NVAEGuide(model), BATCH, draws=2, sites="weights", include_prior=False)
     assert list(dataset(again, "posterior")) == ["weights"]
 
 
@@ -208,10 +208,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"draws": "3"}, "draws is '3', a str: give a number"),
     ({"draws": 2, "predictive": 3}, "predictive is 3, but there are 2 draws to decode from"),
     ({"sites": ["z"]}, "there is no latent site 'z': choose among weights, vectors"),
-    (
-        {"draws": 10**7},
-        r"the draws of 3 texts would take [\d.]+ GiB, more than the 1.00 GiB of limit",
-    ),
+    ({"draws": 10**7}, r"draws of 3 texts would take [\d.]+ GiB, more than 1.00 GiB: .*, or max_bytes=\d+\.$"),
 ]
 
 
@@ -220,6 +217,15 @@ def test_invalid_options(options: dict[str, Any], message: str, monkeypatch: pyt
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         to_arviz(MODEL, NVAEGuide(MODEL), BATCH, **options)
+
+
+def test_the_size_that_a_refusal_names_is_enough() -> None:
+    with pytest.raises(ValueError, match="GiB, more than 0.00 GiB") as error:
+        to_arviz(MODEL, NVAEGuide(MODEL), BATCH, draws=2, max_bytes=99)
+    size = int(str(error.value).rpartition("max_bytes=")[2].rstrip("."))
+    to_arviz(MODEL, NVAEGuide(MODEL), BATCH, draws=2, max_bytes=size)
+    with pytest.raises(ValueError, match=rf"or max_bytes={size}\.$"):
+        to_arviz(MODEL, NVAEGuide(MODEL), BATCH, draws=2, max_bytes=size - 1)
 
 
 def test_no_posterior(corpus: Corpus) -> None:
