@@ -185,6 +185,29 @@ def test_library_returns_and_only_the_command_line_prints() -> None:
     assert not prints, prints
 
 
+FLAG = re.compile(r"(?<![\w-])(?<!srun )--[a-z]")
+
+
+def test_only_the_command_line_names_flags() -> None:
+    """Messages name arguments of Python, which the command line translates; a page's CSS has variables."""
+    named = [
+        f"{at(path, node.lineno)}: {node.value}"
+        for path in FILES
+        if not path.is_relative_to(ROOT / "inference" / "cli") and path.parent != ROOT / "inference" / "pages"
+        for node in strings_of(parsed(path))
+        if FLAG.search(node.value)
+    ]
+    assert not named, "\n".join(named)
+
+
+def strings_of(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The strings of a file, docstrings left out."""
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in statements:
+            yield node
+
+
 def test_public_modules_say_what_they_are_and_what_they_offer() -> None:
     for path in FILES:
         if path.name.startswith("_"):

@@ -14,7 +14,7 @@ from threading import current_thread, main_thread
 from ..utils.processes import rank
 from ..utils.registry import imported
 from .memory_limits import check_numbers, resource_message
-from .typed import as_typed, typed
+from .typed import Flags, as_typed, typed
 from .usage_errors import UsageError, check_typed
 from .user_modules import LocalFinder, import_options, local_modules
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (
         typed(arguments),
         _silent_unless_first(arguments),
-        _warnings_in_one_line(),
+        _warnings_in_one_line({}),
         local_modules() as finder,
         _noted_interrupts() as interrupts,
     ):
@@ -116,10 +116,12 @@ def _run(arguments: list[str], finder: LocalFinder) -> int:
         check_numbers(values)
     except SystemExit as end:  # help or a configuration was printed
         return int(end.code or 0)
-    try:
-        imported(COMMANDS[command])(**values)
-    except ValueError as error:
-        raise ValueError(as_typed(str(error), flags(command, values))) from error
+    known = flags(command, values)
+    with _warnings_in_one_line(known):
+        try:
+            imported(COMMANDS[command])(**values)
+        except ValueError as error:
+            raise ValueError(as_typed(str(error), known)) from error
     return 0
 
 
@@ -168,15 +170,17 @@ def _noted_interrupts() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Warnings of pyroformer as one line, as its errors are; those of other packages with the place in their source."""
+def _warnings_in_one_line(flags: Flags) -> Iterator[None]:
+    """Warnings of pyroformer as one line that names options as they are typed, as its errors are; those of other
+    packages with the place in their source.
+    """
     before = warnings.formatwarning
 
     def one_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if category is UserWarning and "pyroformer" in Path(filename).parts:
-            return f"warning: {' '.join(str(message).split())}\n"
+            return f"warning: {as_typed(' '.join(str(message).split()), flags)}\n"
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = one_line

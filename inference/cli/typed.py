@@ -67,6 +67,8 @@ def as_typed(message: str, flags: Flags) -> str:
         ('give a positive number.', 'or --greedy')
     """
     message = re.sub(r"\btrust=\['([^']+)'\]", r"--trust \1", message)
+    if "condition" in flags:
+        message = message.replace("pairs (condition, text)", "the field of the conditions as condition=FIELD")
     message = re.sub(r", or (\w+)=(?:True|\d+)\b", lambda match: match[0] if match[1] in flags else "", message)
     for pattern, in_flags in _PLACES:
         message = pattern.sub(partial(_replaced, in_flags, flags), message)
@@ -126,6 +128,7 @@ _PLACES = (
     (re.compile(r"(?<=\bleave )(?:the )?\w+(?= (?:out|at)\b)"), _to_change),
     (re.compile(r"(?<=\banother )(?<!with another )\w+(?: or \w+)?|(?<=\bneeds )\w+(?=,)"), _to_change),
     (re.compile(r"(?<=\bfit anew with another )\w+"), _to_change),
+    (re.compile(r"(?<=\ba larger )\w+(?: or \w+)?"), _to_change),
     (re.compile(rf"{_FREE}\w+_\w+(?![\w/'\"(=]|\.\w)"), _whole),  # no word of English has an underscore
 )
 

@@ -289,8 +289,7 @@ class Corpus:
         texts, conditions = unzip_pairs(entries)
         if len(texts) and self.conditional and conditions is None:
             raise ValueError(
-                "these texts lack the conditions that those of the corpus have: give pairs (condition, text), or the "
-                "file's field with --condition."
+                "these texts lack the conditions that those of the corpus have: give pairs (condition, text)."
             )
         if len(texts) and conditions is not None and not self.conditional:
             raise ValueError("these texts have conditions, and those of the corpus have none: give the texts alone.")

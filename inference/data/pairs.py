@@ -112,5 +112,5 @@ def _too_long(pairs: Texts, index: int, max_length: int) -> ValueError:
         role, part, length = "condition", pairs.conditions, int(pairs.conditions.lengths[index]) - 1
     return ValueError(
         f"the {role} {part[index][:40]!r}... has {length} tokens, the max_length is {max_length}, and a pair cannot be "
-        "split: give a longer max_length, or leave such pairs out (overlong='drop', --overlong drop)."
+        "split: give a longer max_length, or leave such pairs out (overlong='drop')."
     )

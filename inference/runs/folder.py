@@ -88,7 +88,7 @@ class RunFolder:
             )
         foreign = self.path.is_dir() and not self.config_file.exists()
         if foreign and any(not LEFTOVERS.fullmatch(item.name) for item in self.path.iterdir()):
-            raise ValueError(f"{self.path} holds files that are not a run's: choose an empty or new folder with --out.")
+            raise ValueError(f"{self.path} holds files that are not a run's: choose another out, new or empty.")
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / ".writable", lambda file: file.write_bytes(b""))
@@ -124,11 +124,9 @@ class RunFolder:
             ValueError: If the folder does not exist or contains no valid configuration.
         """
         if not self.path.is_dir():
-            raise ValueError(f"{self.path} is not a folder: give the --out of an earlier fit.")
+            raise ValueError(f"{self.path} is not a folder: give that of an earlier fit.")
         if not self.config_file.exists():
-            raise ValueError(
-                f"{self.path} holds no run (no {self.config_file.name}): give the --out of an earlier fit."
-            )
+            raise ValueError(f"{self.path} holds no run (no {self.config_file.name}): give the folder of an earlier fit.")
         config = read_yaml(self.config_file)
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")

@@ -124,7 +124,7 @@ def second_stage(
             "the guide of the run has alpha='relu', which switches vectors off, so that there is no exact bound to fit "
             "a prior by: give a run with another alpha."
         )
-    another_run = "Give a run with another prior, such as one of fit nvae --objective nvib."
+    another_run = "Give a run with another prior, such as gaussian."
     for each, of, way_out in ((base, "the run", another_run), (prior, "the second stage", "Give another prior.")):
         if getattr(each, "starts_posteriors", False):
             raise ValueError(

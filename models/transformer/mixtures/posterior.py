@@ -22,7 +22,7 @@ LEAST_LOG_ALPHA = -20.0  # at which a vector is off: its draws have no weight th
 MOST_LOG_ALPHA = 60.0  # draws and divergences in float64 are exact up to here
 NO_VECTORS = (
     "no text keeps a vector of its own: the posterior is the prior's component, and the head of alpha gets no gradient "
-    "any more. Fit anew with a larger delta of the weight_prior or presence, or another --guide.alpha."
+    "any more. Fit anew with a larger delta or presence, or another alpha."
 )
 
 

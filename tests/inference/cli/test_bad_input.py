@@ -221,7 +221,7 @@ CASES = [
     (
         "fit lm --data {here}/good.txt --out {here}/thesis",
         1,
-        "holds files that are not a run's: choose an empty or new",
+        "holds files that are not a run's: choose another --out, new or empty",
     ),
     ("fit lm --data {here}/good.txt --out {here}/good.txt", 1, "is a file: a run needs a folder, choose another --out"),
     ("fit lm --data {here}/good.txt --out /proc/run", 1, r"/proc/run cannot be written \(.*\): choose another --out"),
@@ -250,9 +250,9 @@ CASES = [
         "--max_length is 64, but .* begun with 32: leave it out",
     ),
     ("fit nvae --out {here}/nvae --resume --seed 5", 1, "--seed is 5, but .* begun with 0: leave it out"),
-    ("evaluate {here}/none", 1, r"none is not a folder: give the --out of an earlier fit"),
-    ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the --out of an earlier fit"),
-    ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give the --out of an earlier fit"),
+    ("evaluate {here}/none", 1, r"none is not a folder: give that of an earlier fit"),
+    ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the folder of an earlier fit"),
+    ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give that of an earlier fit"),
     # starting from a run
     (
         FROM_LM.format("lm") + "--attention probabilistic",

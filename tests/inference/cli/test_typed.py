@@ -1,6 +1,7 @@
 """Messages name options as they were typed, with the flags of models and guides, and nothing else."""
 
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pyroformer.inference.cli.main import main
 from pyroformer.inference.cli.parser import flags, parse
 from pyroformer.inference.cli.typed import as_typed
+from pyroformer.models.transformer.mixtures.posterior import NO_VECTORS
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,9 @@ from pyroformer.inference.cli.typed import as_typed
         ),
         ("--beta 2", "leave it out, or choose the objective elbo", "leave it out, or choose --objective elbo"),
         ("--beta 2", "keep is 0.5: leave beta at 1.0", "--keep is 0.5: leave --beta at 1.0"),
+        ("--model.presence 0.5", "with a larger delta or presence", "with a larger --delta or --model.presence"),
+        ("--labels false", "leave them out (overlong='drop')", "leave them out (--overlong drop)"),
+        ("--labels false", "give fewer, or max_bytes=12.", "give fewer."),
         ("--labels false", "compile=full, or labels=False", "--compile full, or --labels false"),
         ("--guide.alpha relu", "with alpha='relu' or not: another alpha", None),
         # and where the same word is none
@@ -73,3 +78,15 @@ def test_a_file_of_options_is_typed_as_well(
 
 def test_flags_of_commands_without_a_model() -> None:
     assert as_typed("min_weight is 2: leave width out", flags("reconstruct")) == "--min_weight is 2: leave width out"
+
+
+def test_warnings_name_options_as_they_are_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fit(**values: object) -> None:
+        print(warnings.formatwarning(NO_VECTORS, UserWarning, "pyroformer/training.py", 1))
+
+    monkeypatch.setattr("pyroformer.inference.cli.commands.fit.fit", fit)
+    assert main(["fit", "nvae", "--model.delta", "0.1"]) == 0
+    advice = "Fit anew with a larger --model.delta or --model.presence, or another --guide.alpha."
+    assert capsys.readouterr().out.strip().endswith(advice)

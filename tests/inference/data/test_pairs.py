@@ -469,7 +469,7 @@ def test_other_pairs_are_encoded_as_those_of_the_corpus() -> None:
     assert corpus.encode(corpus.test) is corpus.test
     assert list(texts.encode(["a", "b"])) == ["a", "b"]
     for some in (["a"], texts.test):
-        with pytest.raises(ValueError, match=r"these texts lack the conditions .*: give pairs \(condition, text\), or"):
+        with pytest.raises(ValueError, match=r"these texts lack the conditions .*: give pairs \(condition, text\)\.$"):
             corpus.encode(some)
     for other in (PAIRS, corpus.test):
         with pytest.raises(ValueError, match="these texts have conditions, and .* none: give the texts alone"):
@@ -608,7 +608,8 @@ def test_fit_and_evaluate_read_pairs(
     output(f"evaluate {tmp_path}/run --data {data} --condition 1 --json {tmp_path}/metrics.json", 0)
     assert json.loads((tmp_path / "metrics.json").read_text())["about"]["texts"] == 60
     alone = write(tmp_path / "alone.txt", "one\ntwo\n")
-    assert "these texts lack the conditions" in output(f"evaluate {tmp_path}/run --data {alone}", 1)
+    lacking = output(f"evaluate {tmp_path}/run --data {alone}", 1)
+    assert "these texts lack the conditions" in lacking and "give the field of the conditions as --condition" in lacking
     assert "the run was trained on pairs" in output(f"reconstruct {tmp_path}/run --text one", 1)
     fit = fit.replace("/run", "/other") + " --labels false"
     assert output(fit, 0).startswith("reading pairs.tsv: 60 pairs, 300-token BPE")
