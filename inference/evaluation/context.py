@@ -65,7 +65,9 @@ class EvaluationOptions:
         for name in ("num_particles", "limit", "reconstructions", "compared", "batch_size"):
             number = getattr(self, name)
             if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}: give a positive whole number.")
+                some = name in ("reconstructions", "compared")  # which only some metrics read
+                without = ", or metrics that need none, such as metrics=['bound', 'rate']" if some else ""
+                raise ValueError(f"{name} is {number}: give a positive whole number{without}.")
         if self.samples < 0 or self.samples == 1:
             raise ValueError(
                 f"samples is {self.samples}: give 0 for none, or at least 2, which are compared with each other."

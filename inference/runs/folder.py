@@ -126,7 +126,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is not a folder: give that of an earlier fit.")
         if not self.config_file.exists():
-            raise ValueError(f"{self.path} holds no run (no {self.config_file.name}): give the folder of an earlier fit.")
+            raise ValueError(f"{self.path} holds no run (no {self.config_file.name}): give that of an earlier fit.")
         config = read_yaml(self.config_file)
         if not isinstance(config, dict) or "model" not in config:
             raise ValueError(f"{self.config_file} is not a run's configuration: it names no model.")

@@ -46,7 +46,8 @@ def check_arguments(model: Any, guide: Any, corpus: Any) -> None:
             raise ValueError(f"{name} is the class {value.__name__}: give an instance, {made}.")
     if not isinstance(model, Model):
         raise ValueError(
-            f"model is a {type(model).__name__}: give a Model, such as pyroformer.NVAE.for_corpus(corpus)."
+            f"model is a {type(model).__name__}: give a Model, such as pyroformer.NVAE.for_corpus(corpus), or train "
+            "another model of Pyro with pyroformer.SVI."
         )
     model.check_conditions(corpus.conditional)
     if guide is not None and not isinstance(guide, nn.Module):

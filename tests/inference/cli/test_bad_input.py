@@ -251,7 +251,7 @@ CASES = [
     ),
     ("fit nvae --out {here}/nvae --resume --seed 5", 1, "--seed is 5, but .* begun with 0: leave it out"),
     ("evaluate {here}/none", 1, r"none is not a folder: give that of an earlier fit"),
-    ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give the folder of an earlier fit"),
+    ("sample {here}/thesis", 1, r"thesis holds no run \(no config\.yaml\): give that of an earlier fit"),
     ("plot {here}/good.txt", 1, r"good\.txt is not a folder: give that of an earlier fit"),
     # starting from a run
     (

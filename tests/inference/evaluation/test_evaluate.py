@@ -262,7 +262,11 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
         ({"num_particles": 0}, "num_particles is 0: give a positive whole number"),
         ({"limit": 0}, "limit is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
-        ({"reconstructions": 0}, "reconstructions is 0"),
+        (
+            {"reconstructions": 0},
+            r"reconstructions is 0: give .*, or metrics .* such as metrics=\['bound', 'rate'\]\.$",
+        ),
+        ({"compared": 0}, r"compared is 0: give .*, or metrics that need none, such as metrics=\['bound', 'rate'\]\.$"),
         ({"num_particles": 2.5}, "num_particles is 2.5: give a whole number"),
         ({"limit": 2.5}, "limit is 2.5: give a whole number"),
         ({"min_weight": 1.5}, "min_weight is 1.5: give a weight from 0 to below 1"),
@@ -273,6 +277,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     vars(unchecked).update(options)
     with pytest.raises(ValueError, match=message):
         unchecked.__post_init__()
+
+
+def test_a_bound_and_a_rate_need_no_reconstructions_and_compare_no_texts(nvae: Run) -> None:
+    assert not {"reconstructions", "compared"} & set(nvae.evaluate(SOME, metrics=["bound", "rate"]).about)
 
 
 def test_there_must_be_texts_and_batches(lm: Run) -> None:

@@ -522,9 +522,11 @@ def test_options_are_named_in_the_signature_and_others_refused(corpus: pf.Corpus
 
 def test_other_arguments_are_refused(corpus: pf.Corpus) -> None:
     model, guide = pair(corpus)
+    attention = pf.MixtureAttention(pf.Mixture.from_attention(torch.zeros(3, 2), torch.zeros(3, 2)))
     for arguments, message in (
         ((model, guide, "reviews.txt"), r"read it first, with pyroformer.Corpus.from_file\('reviews.txt'\)"),
         ((model, guide, ["a", "b"]), "corpus is a list: give a Corpus"),
+        ((attention, None, corpus), "model is a MixtureAttention: give a Model, .* with pyroformer.SVI"),
         ((model, pf.VAEGuide, corpus), r"guide is the class VAEGuide: give an instance, VAEGuide\(model\)"),
         ((pf.VAE, guide, corpus), r"model is the class VAE: give an instance, VAE.for_corpus\(corpus\)"),
         ((model, None, corpus), "guide is None, but VAE has the latents vectors"),
