@@ -1,5 +1,6 @@
 """Fixtures of every test and doctest: seeds, validation, unchanged global state, and skipped tests."""
 
+import ast
 import doctest
 import os
 import random
@@ -45,7 +46,7 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
     """Seeds the generators, validates distributions and requires that torch's and Pyro's global state is unchanged."""
-    if isinstance(request.node, pytest.DoctestItem) and ".run.Run." in request.node.name:
+    if isinstance(request.node, pytest.DoctestItem) and reads_a_run(request.node.dtest.examples):
         doctest_namespace.update(names_of_the_run())
     os.environ.pop("COLUMNS", None)  # which processes of pytest-xdist have: tables are as wide as in a pipe
     random.seed(0)
@@ -68,9 +69,15 @@ def isolated(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) 
     assert not changed, f"the test left global state changed: {', '.join(changed)}"
 
 
+def reads_a_run(examples: list[doctest.Example]) -> bool:
+    """Whether examples read a ``run`` that they do not make."""
+    names = [node for each in examples for node in ast.walk(ast.parse(each.source)) if isinstance(node, ast.Name)]
+    return next((isinstance(name.ctx, ast.Load) for name in names if name.id == "run"), False)
+
+
 @cache
 def names_of_the_run() -> dict[str, Any]:
-    """What the example of Run defines: the examples of its methods go on from there."""
+    """What the example of Run defines: examples that read a run without making one go on from there."""
     torch.manual_seed(0)
     names: dict[str, Any] = {"pf": pyroformer}
     for example in doctest.DocTestParser().get_examples(pyroformer.Run.__doc__ or ""):

@@ -32,6 +32,21 @@ class Guide(Configurable, LocalModule):
 
     Raises:
         ValueError: If the model is of another class.
+
+    Examples:
+        >>> class Same(Guide):
+        ...     def __init__(self, model):
+        ...         super().__init__(model)
+        ...         self.mean = torch.nn.Parameter(torch.zeros(4))
+        ...     def forward(self, batch):
+        ...         with self.model.texts(batch):
+        ...             pyro.sample("z", pyro.distributions.Normal(self.mean, 1.0).to_event(1))
+        >>> from pyroformer.models.transformer.config import TransformerConfig
+        >>> network = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+        >>> guide = Same(pf.DELLA(network, structure="single", latent_size=4))
+        >>> svi = pf.SVI(guide.model, guide, torch.optim.Adam, lr=0.01)
+        >>> svi.step(pf.Batch.pad([[5, 6, 2], [7, 2]])) > 0
+        True
     """
 
     model_class: ClassVar[type[Model]] = Model

@@ -97,6 +97,13 @@ class TrainingOptions:
         validations: Number of validations over the run.
         validation_texts: Largest number of held-out texts in a validation: the same ones each time, evenly spaced.
         patience: Stop after this many validations without improvement; 0 never stops early.
+
+    Examples:
+        >>> options = TrainingOptions(steps=100, precision="bf16")
+        >>> options.batch_size, options.minutes
+        (32, None)
+        >>> TrainingOptions().minutes
+        3.0
     """
 
     steps: int | None = None

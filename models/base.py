@@ -40,6 +40,19 @@ class Model(Configurable, LocalModule):
     A model is called with a :class:`~pyroformer.Batch`, opens the plate ``texts`` at dim -1, and observes the site
     ``text``. Its sites have the same names as its guide's. The hyper-priors of its priors are drawn before ``forward``.
     :meth:`for_corpus` derives every dimension from one named ``size``.
+
+    Examples:
+        >>> from pyroformer.models.base import Model
+        >>> class Count(Model):
+        ...     latents = ("rate",)
+        ...     def forward(self, batch):
+        ...         with self.texts(batch):
+        ...             rate = pyro.sample("rate", pyro.distributions.Gamma(2.0, 0.1))
+        ...             length = None if batch.tokens is None else batch.lengths.float()
+        ...             pyro.sample("text", pyro.distributions.Poisson(rate), obs=length)
+        >>> trace = pyro.poutine.trace(Count()).get_trace(pf.Batch.pad([[5, 6, 2], [7, 2]]))
+        >>> trace.nodes["text"]["value"]
+        tensor([3., 2.])
     """
 
     latents: tuple[str, ...] = ()  # the latent sites, whose divergences KL weights scale
@@ -90,6 +103,12 @@ class Model(Configurable, LocalModule):
             ValueError: If the size or an option has no such name or no effect, the backbone does not fit the corpus or
                 an option, the corpus has conditions and the model reads none, or there is nothing to freeze or nothing
                 to train.
+
+        Examples:
+            >>> corpus = pf.Corpus.from_texts([f"number {n}" for n in range(30)], tokenizer="bytes", max_length=12)
+            >>> model = pf.DELLA.for_corpus(corpus, "small", layers=2, latent_size=4)
+            >>> model.config.width, model.config.layers, model.config.max_length
+            (256, 2, 12)
         """
         if not hasattr(corpus, "conditional"):  # a path or a list of texts
             raise ValueError(f"corpus has type {type(corpus).__name__}: give a pf.Corpus.")

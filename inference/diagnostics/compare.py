@@ -20,6 +20,10 @@ class Comparison(NamedTuple):
         difference: Mean of :math:`\log p_1(x) - \log p_2(x)` in nats per text, both importance-weighted lower bounds.
         error: Its paired standard error.
         each: The difference of each text.
+
+    Examples:
+        >>> Comparison(3.0, 0.5, np.array([2.0, 4.0]))
+        Comparison(3.00 ± 0.50 nats a text over 2 texts: the first is better)
     """
 
     difference: float
@@ -63,6 +67,10 @@ def compare(
     Raises:
         ValueError: If there are fewer than two texts, one is longer than a model's max_length, or conditions are
             missing, superfluous or given twice.
+
+    Examples:
+        >>> compare(run, run, ["The food was good.", "The room was bad."], num_particles=2)
+        Comparison(0.00 ± 0.00 nats a text over 2 texts: no difference beyond two standard errors)
     """
     texts, paired = unzip_pairs([texts] if isinstance(texts, str) else texts)
     if paired is not None and conditions is not None:

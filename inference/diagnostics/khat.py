@@ -44,6 +44,11 @@ def khat(data: ArviZData, site: str | None = None) -> Any:
 
     References:
         Yes, but Did It Work? Evaluating Variational Inference (Yao et al., 2018), https://arxiv.org/abs/1802.02538
+
+    Examples:
+        >>> data = run.posterior("The food was good.", draws=25, include_prior=False)
+        >>> khat(data).dims, khat(data, "vectors").attrs["site"]
+        (('text',), 'vectors')
     """
     import xarray
 

@@ -20,6 +20,14 @@ class LeaveOneOut(NamedTuple):
         parameters: Effective number of parameters: the in-sample log predictive density minus ``elpd``.
         each: :math:`\log p(x_i \mid x_{-i})` of each observation.
         khat: Pareto k-hat of each observation; above 0.7 its entry in ``each`` is unreliable.
+
+    Examples:
+        Draws of the mean of three numbers with a variance of 1, from its posterior under a flat prior:
+
+        >>> x, mean = np.array([[0.0], [1.0], [2.0]]), 1 + np.random.randn(1000) / 3**0.5
+        >>> result = smoothed_loo(-0.5 * (x - mean) ** 2 - 0.5 * np.log(2 * np.pi))
+        >>> result.each.shape, bool(result.khat.max() < 0.7)
+        ((3,), True)
     """
 
     elpd: float
@@ -58,6 +66,15 @@ def loo(data: ArviZData) -> LeaveOneOut:
 
         Bayesian Leave-One-Out Cross-Validation for Large Data (Magnusson et al., 2019), for the correction,
         https://arxiv.org/abs/1904.10679
+
+    Examples:
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> from pyroformer.guides.automatic import Automatic
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[-2.0], [2.0]]), noise_variance=1.0)
+        >>> model = pf.MixtureAttention.conjugate(mixture)
+        >>> guide, queries = Automatic(model, AutoNormal), torch.randn(9, 1)
+        >>> loo(pf.inference.global_posterior(model, guide, queries, plate="tokens", draws=25)).each.shape
+        (9,)
     """
     stats = dataset(data, "sample_stats")
     local = [name for name in stats if str(name).startswith("log_q_") and "text" in stats[name].dims]

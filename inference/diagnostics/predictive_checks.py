@@ -34,6 +34,11 @@ class PredictiveCheck(NamedTuple):
         observed: :math:`T(x)` of the real texts.
         replicated: :math:`T(x^{\text{rep}})` of each set of generated texts, one row for each set.
         texts: Number of texts in a set.
+
+    Examples:
+        >>> PredictiveCheck(["longest"], np.array([9.0]), np.arange(4.0)[:, None], texts=5)
+        statistic      real generated     +-      p
+        longest           9       1.5    1.3  0.400
     """
 
     names: list[str]
@@ -129,6 +134,11 @@ def check_texts(
 
     Raises:
         ValueError: If the run was trained on pairs, there are no texts, or a number is out of range.
+
+    Examples:
+        >>> check = check_texts(run, replications=2, words=1, pairs=0)
+        >>> check.names
+        ['words per text', 'their std', 'distinct pairs', "frequency of 'The'"]
     """
     check_run(run)
     check_options(check_texts, decoding, "pyroformer.diagnostics")
@@ -196,6 +206,11 @@ def text_statistics(texts: TextSource, words: int = 5, pairs: int = 5) -> dict[s
 
     Raises:
         ValueError: If a number is negative.
+
+    Examples:
+        >>> statistics = text_statistics(["the food was good", "the room was bad"], words=1, pairs=0)
+        >>> {name: statistic(["the food", "a room"]) for name, statistic in statistics.items()}
+        {'words per text': 2.0, 'their std': 0.0, 'distinct pairs': 1.0, "frequency of 'the'": 0.25}
     """
     check_at_least(0, words=words, pairs=pairs)
     texts = as_texts(texts)

@@ -72,6 +72,11 @@ class Evaluation:
         metrics: The results by name, in the order of the table.
         about: The texts and the options of the evaluation.
         latents: The latents that have metrics of their own; the table has a row for each.
+
+    Examples:
+        >>> evaluation = run.evaluate(["The food was good."], metrics=["exact_match"])
+        >>> evaluation["exact_match"].value, list(evaluation.metrics)
+        (1.0, ['exact_match'])
     """
 
     metrics: dict[str, MetricResult]

@@ -67,6 +67,12 @@ def traverse(
     Raises:
         ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values or one is
             not finite, or the text is longer than the model's max_length.
+
+    Examples:
+        >>> model = pf.VAE.for_corpus(run.corpus, base_measure="gaussian", width=16, layers=1, heads=2)
+        >>> moved = traverse(pf.fit(model, pf.VAEGuide(model), run.corpus, steps=1), "The food was good.", latent=5)
+        >>> len(moved.texts), [at_mean for _, _, at_mean in moved.rows()].count(True)
+        (7, 1)
     """
     values = declared_numbers("values", values, float)
     if not values:

@@ -41,6 +41,15 @@ def look(
     Raises:
         ValueError: If the file cannot be written or belongs to a run, the run's folder is temporary and there is no
             ``path``, ``limit`` is below 1, or ``run`` is no run.
+
+    Examples:
+        >>> import tempfile
+        >>> model = pf.LanguageModel.for_corpus(run.corpus, width=8, layers=1, heads=2)
+        >>> small = pf.fit(model, None, run.corpus, steps=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = look(small, f"{folder}/look.html", limit=1)
+        ...     page.name, page.read_text()[:15]
+        ('look.html', '<!DOCTYPE html>')
     """
     check_run(run)
     limit, seed = declared_number("limit", limit, int), declared_number("seed", seed, int)

@@ -82,6 +82,12 @@ def attention(run: Run, text: str, *, layer: int | None = None, ax: Axes | None 
     Raises:
         ValueError: If the memory of the model is not a mixture, the text is longer than its max_length, or the layer
             does not exist.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = attention(run, "The food was good.", ax=Figure().subplots())
+        >>> ax.get_title(), [label.get_text() for label in ax.get_xticklabels()][:4]
+        ('vector that the output layer reads', ['prior', 'T', 'h', 'e'])
     """
     check_run(run)
     return attention_of_layers(decoder_attention(run, text), layer, ax=ax)

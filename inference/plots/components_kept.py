@@ -36,6 +36,13 @@ def components_kept(
 
     Raises:
         ValueError: If there are fewer than two evaluations, or one is of a model without a mixture.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> evaluation = run.evaluate(num_particles=1)
+        >>> ax = components_kept({0.1: evaluation, 1.0: evaluation}, ax=Figure().subplots())
+        >>> ax.get_xlabel()
+        'weight of the KL'
     """
     if len(evaluations) < 2:
         raise ValueError(f"there are {len(evaluations)} evaluations: give at least 2, of runs that differ in strength.")

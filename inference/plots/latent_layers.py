@@ -30,6 +30,14 @@ def layer_curves(run: Run, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: If the run has no metrics yet, or its model has no latents.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+        >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+        >>> ax = layer_curves(layered, ax=Figure().subplots())
+        >>> [line.get_label() for line in ax.lines[:2]]
+        ['z_1', 'z_2']
     """
     check_run(run)
     columns, splits = metric_columns(run)
@@ -67,6 +75,14 @@ def layer_kl(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
     References:
         ELBO Surgery: Yet Another Way to Carve Up the Variational Evidence Lower Bound (Hoffman and Johnson, 2016),
         http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+        >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+        >>> ax = layer_kl(layered.evaluate(run.corpus.train[:4], num_particles=1), ax=Figure().subplots())
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['z_1', 'z_2']
     """
     if not evaluation.latents:
         raise ValueError(
@@ -105,6 +121,14 @@ def active_units(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
 
     Raises:
         ValueError: If the evaluation has no active units.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+        >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+        >>> ax = active_units(layered.evaluate(run.corpus.train[:4], num_particles=1), ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['above 0.01', 'above 0.2']
     """
     names = [name for name in evaluation if name.startswith("active_")]
     if not names:
@@ -146,6 +170,14 @@ def swap_table(run: Run, text: str, other: str, *, condition: str | None = None,
 
     Raises:
         ValueError: If the latents do not belong to layers, or a text is longer than the model's max_length.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+        >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+        >>> ax = swap_table(layered, "The food was good.", "The room was bad.", ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.texts[4::2]]
+        ['reconstruction', 'z_1 of other', 'z_2 of other', 'all latents of other']
     """
     check_run(run)
     rows = swap_rows(run, text, other, condition=condition)

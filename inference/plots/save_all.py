@@ -45,6 +45,14 @@ def save_all(run: Run, folder: str | Path | None = None, texts: TextSource | Non
 
     Raises:
         ValueError: If the folder cannot be written, or a text is longer than the model's max_length.
+
+    Examples:
+        >>> import tempfile
+        >>> model = pf.LanguageModel.for_corpus(run.corpus, width=8, layers=1, heads=2)
+        >>> small = pf.fit(model, None, run.corpus, steps=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in save_all(small, folder))
+        ['curves.png']
     """
     check_run(run)
     folder = run.folder.path / "plots" if folder is None else as_path(folder, "folder")

@@ -46,6 +46,12 @@ def curves(run: Run, *, axes: Iterable[Axes] | None = None) -> list[Axes]:
 
     Raises:
         ValueError: If the run has no metrics yet, or there are too few axes.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> first, second = curves(run, axes=Figure().subplots(1, 2))
+        >>> first.get_title(loc="left"), [text.get_text() for text in second.get_legend().get_texts()]
+        ('Training objective', ['−ELBO: bounds −log p(x)', 'KL of vectors', 'KL of weights'])
     """
     check_run(run)
     columns, splits = metric_columns(run)

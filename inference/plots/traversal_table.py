@@ -45,6 +45,14 @@ def traversal(
     Raises:
         ValueError: If the posterior has no moments, the latent or entry does not exist, there are no values, or the
             text is longer than the model's max_length.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> model = pf.DELLA.for_corpus(run.corpus, width=16, layers=2, heads=2)
+        >>> layered = pf.fit(model, pf.DELLAGuide(model), run.corpus, steps=1)
+        >>> ax = traversal(layered, "The food was good.", latent=1, values=[-3.0, 3.0], ax=Figure().subplots())
+        >>> len(ax.texts[1::2])  # both values, and the mean
+        3
     """
     check_run(run)
     result = traverse(run, text, latent, dimension, values, decoding=decoding, seed=seed, condition=condition)

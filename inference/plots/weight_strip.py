@@ -110,6 +110,12 @@ def weights(
     Raises:
         ValueError: If the posterior has no mixture weights, or no concentrations and ``alpha`` is True, the ``layer``
             has no mixture, ``vmax`` is not above 0 and finite, or the text is longer than the model's max_length.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = weights(run, "The food was good.", ax=Figure().subplots())
+        >>> ax.axison  # boxes and letters alone
+        False
     """
     check_run(run)
     vmax = declared_number("vmax", vmax, float | None)

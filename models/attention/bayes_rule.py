@@ -43,6 +43,11 @@ def log_joint(
     Raises:
         ValueError: If shapes do not fit, a covariance is not positive definite, or there are values and the mixture has
             no ``value_variances`` for them.
+
+    Examples:
+        >>> mixture = pf.Mixture(torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.0], [2.0]]), noise_variance=1.0)
+        >>> log_joint(torch.tensor([[0.0]]), mixture).exp()  # a half of the density of N(0, 1), at distances 0 and 2
+        tensor([[0.1995, 0.0270]])
     """
     Observations(queries, attn_mask, values, value_mask).check(mixture)
     joint = mixture.log_weights[..., None, :] + _log_density(queries, mixture)
@@ -66,6 +71,11 @@ def evidence(
         \log p(u_m) = \log \sum_n \exp \ell_{mn}
 
     The evidence of a mixture without any component is :math:`-\infty`.
+
+    Examples:
+        >>> mixture = pf.Mixture(torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.0], [2.0]]), noise_variance=1.0)
+        >>> evidence(torch.tensor([[0.0]]), mixture).exp()
+        tensor([0.2265])
     """
     return safe_logsumexp(log_joint(queries, mixture, attn_mask, values, value_mask))
 
@@ -107,6 +117,15 @@ def posterior_mean(
         \qquad \text{or} \qquad \sum_n w_{mn} \, \text{value}_n
 
     A query that may attend to no component gives zeros.
+
+    Examples:
+        With the weights of ``from_attention`` it is softmax attention:
+
+        >>> queries, keys, values = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5, 4)
+        >>> mixture = pf.Mixture.from_attention(keys, values)
+        >>> expected = torch.softmax(queries @ keys.T / 2, -1) @ values
+        >>> torch.allclose(posterior_mean(queries, mixture), expected, atol=1e-5)
+        True
     """
     weights = responsibilities(queries, mixture, attn_mask)
     means, _ = _component_posterior(queries, mixture)
@@ -126,6 +145,13 @@ def posterior_variance(
 
     by the law of total variance, where :math:`m_n` is the posterior mean under component n. Values have the variance
     ``value_variances``, or none.
+
+    Examples:
+        Halfway between two means, each at a distance of 1:
+
+        >>> mixture = pf.Mixture(torch.tensor([0.5, 0.5]).log(), torch.tensor([[0.0], [2.0]]), noise_variance=1.0)
+        >>> posterior_variance(torch.tensor([[1.0]]), mixture)
+        tensor([[1.]])
     """
     weights = responsibilities(queries, mixture, attn_mask)[..., None]
     means, variances = _component_posterior(queries, mixture)

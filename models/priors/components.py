@@ -29,6 +29,16 @@ class ComponentPrior(Prior):
     ``forward(precision)`` takes the precisions of observations of a mean, with a shape that broadcasts to
     :math:`(*, N, D)`, and returns a distribution with event shape :math:`(D)` and a batch shape that broadcasts to
     :math:`(*, N)`.
+
+    Examples:
+        >>> class Near(ComponentPrior):
+        ...     def forward(self, precision):
+        ...         return pyro.distributions.Normal(torch.zeros(3, 2), 0.1).to_event(1)
+        >>> mixture = pf.Mixture(torch.zeros(3).log_softmax(-1), torch.randn(3, 2), noise_variance=1.0)
+        >>> model = pf.MixtureAttention(mixture, keys=Near())
+        >>> trace = pyro.poutine.trace(model).get_trace(torch.randn(5, 2))
+        >>> trace.nodes["keys"]["value"].shape
+        torch.Size([3, 2])
     """
 
     def forward(self, precision: Float[Tensor, "..."]) -> Distribution:

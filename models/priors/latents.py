@@ -59,6 +59,14 @@ class LinearPrior(LatentPrior):
         first: Prior of the first latent, which has none below: ``"standard"`` normal, or ``"learned"`` (a constant mean
             and variance), or ``"linear"`` like the others, where there is a condition.
         scores: The number of scores of a latent from which :meth:`of_scores` makes its distribution.
+
+    Examples:
+        >>> class Logistic(LinearPrior):
+        ...     def conditional(self, mean, log_variance):
+        ...         return pyro.distributions.Logistic(mean, (0.5 * log_variance).exp()).to_event(1)
+        >>> prior = Logistic(latent_size=4, summary_size=6, layers=3)
+        >>> prior(torch.zeros(5, 6), index=2).event_shape
+        torch.Size([4])
     """
 
     def __init__(

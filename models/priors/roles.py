@@ -13,7 +13,18 @@ __all__ = ["BaseMeasure", "LatentPrior", "Prior", "SequencePrior", "TokenGaussia
 
 
 class Prior(Configurable, nn.Module):
-    """The base class of all priors: a run records its constructor's arguments, and hyper-priors are checked."""
+    """The base class of all priors: a run records its constructor's arguments, and hyper-priors are checked.
+
+    Examples:
+        >>> class Wide(pf.priors.VectorPrior):
+        ...     def __init__(self, width, scale=2.0):
+        ...         super().__init__()
+        ...         self.width, self.scale = width, scale
+        ...     def forward(self):
+        ...         return pyro.distributions.Normal(torch.zeros(self.width), self.scale).to_event(1)
+        >>> Wide(4, scale=3.0).arguments
+        {'width': 4, 'scale': 3.0}
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, PyroSample) and not isinstance(self, PyroModule):
@@ -50,6 +61,14 @@ class WeightPrior(Prior):
     with batch shape :math:`(*)` and event shape :math:`(N)` whose draws are log weights: their exponentials sum to one
     and are zero (``LOG_ZERO``) where ``mask`` is False. Component 0 is the prior's own and always exists, so a text
     of :math:`n` tokens has :math:`n + 1` components (times :math:`\kappa`, where each is drawn :math:`\kappa` times).
+
+    Examples:
+        >>> class Flat(WeightPrior):
+        ...     def forward(self, mask):
+        ...         return pf.distributions.LogDirichlet(torch.zeros(mask.shape), mask)
+        >>> prior = Flat()(torch.tensor([True, True, False]))
+        >>> prior.sample().exp().sum()
+        tensor(1.)
     """
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
@@ -68,7 +87,14 @@ class WeightPrior(Prior):
 
 
 class TokenGaussians(NamedTuple):
-    """The Gaussian at which a prior lets the posterior of each token's vector start."""
+    """The Gaussian at which a prior lets the posterior of each token's vector start.
+
+    Examples:
+        >>> prior = pf.priors.TokenVectorPrior(width=8, vocabulary=20)
+        >>> start = prior.gaussians(torch.tensor([[5, 6, 2]]))
+        >>> start.mean.shape, start.log_variance.exp().max() < 1
+        (torch.Size([1, 3, 8]), tensor(True))
+    """
 
     mean: Float[Tensor, "*batch T p"]
     log_variance: Float[Tensor, "*#batch p"]
@@ -79,6 +105,12 @@ class BaseMeasure(Prior):
 
     In both, ``component()`` is the distribution of the prior's own components. A guide gives those components a
     Gaussian posterior with the same moments, so this distribution needs a mean and a variance.
+
+    Examples:
+        >>> issubclass(pf.priors.GaussianVectorPrior, pf.priors.BaseMeasure)
+        True
+        >>> pf.priors.GaussianVectorPrior(width=4).component().event_shape
+        torch.Size([4])
     """
 
     def component(self) -> Distribution:
@@ -105,6 +137,15 @@ class VectorPrior(BaseMeasure):
     r"""The role of a prior over one vector: ``forward()`` returns a distribution with event shape :math:`(P)`.
 
     The vectors of a text are independent draws from it.
+
+    Examples:
+        >>> class Wide(VectorPrior):
+        ...     def forward(self):
+        ...         return pyro.distributions.Normal(torch.zeros(16), 3.0).to_event(1)
+        >>> from pyroformer.models.transformer.config import TransformerConfig
+        >>> network = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
+        >>> pf.NVAE(network, base_measure=Wide()).base_measure.component().variance[0]
+        tensor(9.)
     """
 
     def forward(self) -> Distribution:
@@ -126,6 +167,18 @@ class SequencePrior(BaseMeasure):
 
     Vectors may also tell where their text ends (``ends_texts``); a model then draws the length after them, from
     :meth:`length`, and has no other prior of it.
+
+    Examples:
+        >>> class Walk(SequencePrior):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.first = pf.priors.GaussianVectorPrior(1)
+        ...     def forward(self, mask):
+        ...         steps = torch.arange(1.0, mask.shape[-1] + 1)
+        ...         covariance = torch.minimum(steps[:, None], steps).expand(*mask.shape, -1)
+        ...         return pyro.distributions.MultivariateNormal(torch.zeros(mask.shape), covariance)
+        >>> Walk()(torch.ones(3, dtype=torch.bool)).variance
+        tensor([1., 2., 3.])
     """
 
     first: VectorPrior
@@ -152,6 +205,14 @@ class LatentPrior(Prior):
     ``forward(summary, index)`` takes a summary of the latents below and of the condition, with shape :math:`(*, S)`,
     and the index of the latent, from 0 at the lowest, and returns a distribution with batch shape :math:`(*)` and event
     shape :math:`(p)`.
+
+    Examples:
+        >>> class Narrow(LatentPrior):
+        ...     def forward(self, summary, index):
+        ...         mean = torch.zeros(*summary.shape[:-1], 4)
+        ...         return pyro.distributions.Normal(mean, 0.5**index).to_event(1)
+        >>> Narrow()(torch.zeros(2, 6), index=1).stddev[0]
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
 
     def forward(self, summary: Float[Tensor, "*batch p"], index: int) -> Distribution:

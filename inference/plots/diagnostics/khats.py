@@ -32,6 +32,17 @@ def khats(data: ArviZData, site: str | None = None, *, ax: Axes | None = None) -
 
     Raises:
         ValueError: If the data has no log densities, too few draws, no such site, or only global latents.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> import xarray
+        >>> from pyroformer.inference.posterior.arviz_compat import from_groups
+        >>> log_p, log_q = ((("chain", "draw", "text"), np.random.randn(1, 50, 2)) for _ in range(2))
+        >>> stats = xarray.Dataset({"log_p": log_p, "log_q": log_q}, {"text": ["one", "two"]})
+        >>> data = from_groups({"sample_stats": stats}, {})
+        >>> ax = khats(data, ax=Figure().subplots())
+        >>> sorted(label.get_text() for label in ax.get_yticklabels())
+        ['one', 'two']
     """
     values, names = khats_of_texts(data, site)
     order = np.argsort(values)

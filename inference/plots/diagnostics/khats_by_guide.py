@@ -28,6 +28,17 @@ def khats_by_guide(data: Mapping[str, ArviZData], site: str | None = None, *, ax
 
     Raises:
         ValueError: If there are no data, or :func:`khats` cannot draw some of them.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> import xarray
+        >>> from pyroformer.inference.posterior.arviz_compat import from_groups
+        >>> log_p, log_q = ((("chain", "draw", "text"), np.random.randn(1, 50, 2)) for _ in range(2))
+        >>> stats = xarray.Dataset({"log_p": log_p, "log_q": log_q}, {"text": ["one", "two"]})
+        >>> data = from_groups({"sample_stats": stats}, {})
+        >>> ax = khats_by_guide({"amortized": data}, ax=Figure().subplots())
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['amortized']
     """
     if not isinstance(data, dict) or not data:
         kind = type(data).__name__

@@ -26,6 +26,12 @@ def predictive(check: PredictiveCheck, *, ax: Axes | None = None) -> Axes:
     Arguments:
         check: Result of :func:`~pyroformer.diagnostics.check_texts`.
         ax: Matplotlib axes; by default those of a new figure.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> check = pf.diagnostics.PredictiveCheck(["length"], np.array([5.0]), np.random.rand(39, 1), texts=10)
+        >>> [label.get_text() for label in predictive(check, ax=Figure().subplots()).get_yticklabels()]
+        ['length']
     """
     count, sets = len(check.names), len(check.replicated)
     ax = new_axes(7.6, 1.1 + ROW * count)[0] if ax is None else ax

@@ -41,6 +41,16 @@ def prior_posterior(
 
     Raises:
         ValueError: If there are no prior draws, the variable or entry does not exist, or ``where`` leaves several.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> import xarray
+        >>> from pyroformer.inference.posterior.arviz_compat import from_groups
+        >>> draws = xarray.Dataset({"share": (("chain", "draw", "cloud"), np.random.rand(1, 50, 3))})
+        >>> data = from_groups({"prior": draws, "posterior": draws}, {})
+        >>> ax = prior_posterior(data, "share", {"cloud": 1}, ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['prior', 'posterior']
     """
     before, after = (_draws(name, values) for values in entries(data, name, where).values())
     both = np.concatenate([before, after])

@@ -36,6 +36,13 @@ def ranks(
     Raises:
         ValueError: If a quantity does not exist or there are none, ``bins`` is no divisor of the number of ranks, or
             there are too few axes.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> calibration = pf.diagnostics.Calibration({"z": np.arange(100)}, draws=99)
+        >>> (ax,) = ranks(calibration, axes=[Figure().subplots()])
+        >>> [int(patch.get_height()) for patch in ax.patches[-3:]]  # of 10 bins of 100 uniform ranks
+        [10, 10, 10]
     """
     names = chosen_quantities(calibration, names)
     counts = {name: calibration.counts(name, bins) for name in names}

@@ -48,6 +48,13 @@ def key_paths(
 
     Raises:
         ValueError: If ``steps`` is below 1, there are too few axes, or vectors have one dimension.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.randn(2, 2), noise_variance=1.0)
+        >>> paths, objective = key_paths(torch.randn(20, 2), mixture, steps=3, axes=Figure().subplots(1, 2))
+        >>> len(objective.lines[0].get_ydata())  # at the start and after each step
+        4
     """
     check_options(key_paths, options, "pyroformer.plots")
     left, right = _axes(queries, steps, axes)
@@ -87,6 +94,13 @@ def query_paths(
 
     References:
         Mean Shift, Mode Seeking, and Clustering (Cheng, 1995), https://doi.org/10.1109/34.400568
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> mixture = pf.Mixture(torch.zeros(2).log_softmax(-1), torch.randn(2, 2), noise_variance=1.0)
+        >>> paths, evidence = query_paths(torch.randn(4, 2), mixture, steps=3, axes=Figure().subplots(1, 2))
+        >>> len(evidence.lines)  # one for each query
+        4
     """
     if mixture.variances is not None or mixture.values is not None:
         raise ValueError("the mixture has variances or values: give a Mixture of log weights and means.")

@@ -40,6 +40,15 @@ class CausalVectorPrior(SequencePrior):
 
     Raises:
         ValueError: If a size is out of range, or ``first`` has another width.
+
+    Examples:
+        >>> class Steps(CausalVectorPrior):
+        ...     def __init__(self, width):
+        ...         super().__init__(width, scores=width)
+        ...     def next_vector(self, scores, place):
+        ...         return pyro.distributions.Normal(scores, 1.0).to_event(1)
+        >>> Steps(8)(torch.ones(2, 5, dtype=torch.bool)).sample().shape
+        torch.Size([2, 5, 8])
     """
 
     def __init__(
