@@ -135,13 +135,17 @@ def test_every_plot_and_diagnostic_is_on_the_api_page() -> None:
         assert not [name for name in names if f"   pyroformer.{kind}.{name}\n" not in page]
 
 
-def test_every_name_of_the_api_page_exists() -> None:
+def names_of_the_api_page() -> list[str]:
     page = (DOCS / "api.md").read_text()
     names = re.findall(r"^   ~?(pyroformer[\w.]*)$", page, re.MULTILINE)
-    names += re.findall(r"\{py:\w+\}`(?:~|[\w .]+<)?(pyroformer[\w.]*)", page)
-    assert len(names) > 60
-    for name in names:
-        pkgutil.resolve_name(name)
+    return names + re.findall(r"\{py:\w+\}`(?:~|[\w .]+<)?(pyroformer[\w.]*)", page)
+
+
+def test_every_name_of_the_api_page_exists_and_has_an_example() -> None:
+    named = {name: pkgutil.resolve_name(name) for name in names_of_the_api_page()}
+    assert len(named) > 60
+    described = {name: item.__doc__ or "" for name, item in named.items() if not inspect.ismodule(item)}
+    assert not [name for name, text in described.items() if ">>> " not in text and "code-block:: python" not in text]
 
 
 def stories(docstring: str) -> list[str]:
