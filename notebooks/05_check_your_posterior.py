@@ -244,7 +244,7 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %%
 drawn = {
-    name: pf.to_arviz(model, guide, batch, draws, prior=False)
+    name: pf.to_arviz(model, guide, batch, draws, include_prior=False)
     for name, guide in guides.items()
 }
 pf.plots.khats_by_guide(drawn)
@@ -333,7 +333,7 @@ twenty = pf.Batch.pad([[2]] * 20)
 by_size = []
 for size in sizes:
     exact, narrow = PriorOnly(size), PriorOnly(size, 0.9, observes=False)
-    data = pf.to_arviz(exact, narrow, twenty, draws // 2, prior=False)
+    data = pf.to_arviz(exact, narrow, twenty, draws // 2, include_prior=False)
     by_size.append(khat(data).values)
 
 _, ax = plt.subplots(figsize=(6.4, 3.2))
