@@ -147,7 +147,7 @@ class Run(FittedModel):
         """
         return encode(self, texts, conditions)
 
-    @with_options_of(Decoding, greedy=True)
+    @with_options_of(Decoding, defaults={"greedy": True})
     def decode(self, memory: Memory, *, seed: int = 0, **decoding: Unpack[DecodingFields]) -> list[str]:
         """Generate one text for each memory of a batch.
 
@@ -188,7 +188,7 @@ class Run(FittedModel):
         seed: int = 0,
         **decoding: Unpack[DecodingFields],
     ) -> list[Reconstruction]: ...
-    @with_options_of(Decoding, greedy=True)
+    @with_options_of(Decoding, defaults={"greedy": True})
     def reconstruct(
         self,
         texts: TextSource,
@@ -265,7 +265,7 @@ class Run(FittedModel):
         how = _decoding(Run.sample, decoding, otherwise=Decoding())
         return sample(self, n, how, seed=seed, prompt=prompt, condition=condition)
 
-    @with_options_of(Decoding, greedy=True)
+    @with_options_of(Decoding, defaults={"greedy": True})
     def interpolate(
         self,
         first: str,
@@ -303,7 +303,7 @@ class Run(FittedModel):
         path = interpolate(self, first, second, steps, layers=layers, decoding=how, seed=seed, condition=condition)
         return [step.text for step in path]
 
-    @with_options_of(Decoding, greedy=True)
+    @with_options_of(Decoding, defaults={"greedy": True})
     def swap(
         self,
         text: str,
@@ -337,7 +337,7 @@ class Run(FittedModel):
         how = _decoding(Run.swap, decoding)
         return swap(self, text, other, layers, decoding=how, seed=seed, condition=condition).text
 
-    @with_options_of(Decoding, greedy=True)
+    @with_options_of(Decoding, defaults={"greedy": True})
     def edit(
         self,
         text: str,

@@ -50,7 +50,7 @@ from .trainer import make_trainer, quiet_lightning
 __all__ = ["fit", "run_training"]
 
 
-@with_options_of(TrainingOptions, **dict.fromkeys(DEPENDENT))
+@with_options_of(TrainingOptions, defaults=dict.fromkeys(DEPENDENT))
 def fit(
     model: Model,
     guide: nn.Module | None,

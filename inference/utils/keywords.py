@@ -1,6 +1,6 @@
 """Options that a function takes as ``**options`` and passes on: named in its signature, and others refused by name."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
@@ -11,7 +11,9 @@ __all__ = ["check_options", "with_options_of"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def with_options_of(source: Callable[..., Any], leave_out: Collection[str] = (), **defaults: Any) -> Callable[[F], F]:
+def with_options_of(
+    source: Callable[..., Any], leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[F], F]:
     """A decorator for a function with ``**options``: its signature names those of ``source``, for help and completion.
 
     Arguments:
@@ -21,18 +23,19 @@ def with_options_of(source: Callable[..., Any], leave_out: Collection[str] = (),
 
     Examples:
         >>> def draw(*, seed: int = 0, width: int = 8): ...
-        >>> @with_options_of(draw, leave_out=["width"], seed=None)
+        >>> @with_options_of(draw, leave_out=["width"], defaults={"seed": None})
         ... def show(title: str, **options): ...
         >>> signature(show)
         <Signature (title: str, *, seed: int = None)>
     """
+    changed = defaults or {}
     variable = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
 
     def decorated(function: F) -> F:
         own = [item for item in signature(function).parameters.values() if item.kind is not Parameter.VAR_KEYWORD]
         taken = {item.name for item in own} | {*leave_out}
         more = [
-            item.replace(kind=Parameter.KEYWORD_ONLY, default=defaults.get(item.name, item.default))
+            item.replace(kind=Parameter.KEYWORD_ONLY, default=changed.get(item.name, item.default))
             for item in signature(source).parameters.values()
             if item.kind not in variable and item.name not in taken
         ]
