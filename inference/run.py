@@ -105,7 +105,8 @@ class Run(FittedModel):
             ValueError: If the model is no language model, or its decoder has weights that others lack.
 
         Examples:
-            >>> pf.fit(writer, None, corpus, steps=1).backbone.tokenizer.kind
+            >>> model = pf.LanguageModel.for_corpus(run.corpus, width=8, layers=1, heads=2)
+            >>> pf.fit(model, None, run.corpus, steps=1).backbone.tokenizer.kind
             'bytes'
         """
         return backbone_of(self)
