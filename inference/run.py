@@ -439,7 +439,7 @@ class Run(FittedModel):
         r"""The importance-weighted lower bound of :math:`\log p(x)` for each text, in nats.
 
         It is :math:`\log p(x)` itself for a model without latents, and a bound of :math:`\log p(x \mid c)` for a run
-        trained on pairs.
+        trained on pairs. The metrics of :meth:`evaluate` are losses, that is, with the opposite sign.
 
         Arguments:
             texts: The texts.
@@ -482,7 +482,7 @@ class Run(FittedModel):
                 :data:`~pyroformer.inference.evaluation.metrics.METRICS` that apply to the run. Nothing is computed that
                 no metric reads.
             split: The split to evaluate on.
-            num_particles: Draws :math:`K` of the importance-weighted bound.
+            num_particles: Draws :math:`K` of the importance-weighted bound; the ELBO and its terms take at most 8 of a text.
             seed: Random seed. The draws of a text depend on the seed and on the text alone.
             limit: Largest number of texts; they are evenly spaced.
             reconstructions: Number of texts that are reconstructed, for BLEU and exact match.
