@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from pyroformer.inference.data.building import auto_vocabulary
 from pyroformer.inference.data.corpus import Corpus
+from pyroformer.inference.data.labels import Labels
 from pyroformer.inference.data.sources import builtin
 from pyroformer.inference.data.sources.readers import read_file, read_texts
 from pyroformer.inference.data.splits import split_texts
 from pyroformer.inference.data.storage import _remove
 from pyroformer.inference.data.texts import Texts, check_length_options, tokenize
 from pyroformer.inference.data.tokenizer import Tokenizer, TokenizerKind
+from pyroformer.models.batch import EOS
 
 LINES = [f"Number {i} is {'even' if i % 2 == 0 else 'odd'}." for i in range(100)]
 TOKENIZER = Tokenizer.train(LINES, 270)
@@ -232,11 +234,19 @@ def test_pieces_are_of_similar_length() -> None:
     texts = Texts.encode(["Number 7 is odd. " * 20], TOKENIZER, 32)
     assert texts.lengths.max() - texts.lengths.min() <= 8
     assert len(texts) <= 2 + len(TOKENIZER.encode("Number 7 is odd. " * 20)) // 31
+    assert Texts.encode(["zzzz zzz zz"], TOKENIZER, 9)[:] == ["zzzz", "zzz zz"]  # where the middle is nearest
 
 
-def test_long_texts_are_dropped() -> None:
-    _, offsets, overlong = tokenize(["a", "x" * 99, "b"], TOKENIZER, 8, "drop")
-    assert (offsets.tolist(), overlong) == ([0, 2, 4], 1)
+def test_long_texts_are_dropped_and_those_that_just_fit_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyroformer.inference.data.texts._CHUNK", 2)
+    _, offsets, overlong = tokenize(["a", "x" * 99, "zzzzzzz", "b", "y" * 99], TOKENIZER, 8, "drop")
+    assert (offsets.tolist(), overlong) == ([0, 2, 10, 12], 2)
+
+
+@pytest.mark.parametrize(("first", "kind"), [(2**16 - 1, np.uint16), (2**16, np.uint32)])
+def test_tokens_take_two_bytes_where_the_last_one_fits(first: int, kind: type) -> None:
+    tokens, _, _ = tokenize(["a"], Labels(["a"], first), 8, "drop")
+    assert tokens.dtype == kind and tokens.tolist() == [first, EOS]
 
 
 def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,9 +525,10 @@ def test_metadata_of_other_types(key: str, value: object, message: str, corpus: 
 
 def test_tokens_that_the_tokenizer_lacks(corpus: Corpus) -> None:
     tokens = np.load(corpus.folder / "train.tokens.npy")
-    tokens[5] = 60_000
+    tokens[5] = corpus.vocabulary
     np.save(corpus.folder / "train.tokens.npy", tokens)
-    with pytest.raises(ValueError, match=r"the corpus is damaged \(it holds token 60000, and its tokenizer has \d+\)"):
+    message = rf"the corpus is damaged \(it holds token {corpus.vocabulary}, and its tokenizer has {corpus.vocabulary}\)"
+    with pytest.raises(ValueError, match=message):
         list(Corpus.load(corpus.folder).batches("train", 8))
 
 

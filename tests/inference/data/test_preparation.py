@@ -59,17 +59,21 @@ def test_stored_texts_are_a_sequence(stored: StoredTexts) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])  # side by side, and so far apart that each is read by itself
-def test_selected_texts(stored: StoredTexts, step: int) -> None:
+def test_selected_texts(stored: StoredTexts, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.arange(2, len(TEXTS), step)
     some = stored.select(rows).select(np.arange(len(rows))[1::2])
-    assert list(some) == TEXTS[2::step][1::2] and some[:] == list(some)
+    assert list(some) == TEXTS[2::step][1::2]
+    sizes, read = list[int](), stored_texts._read
+    monkeypatch.setattr(stored_texts, "_read", lambda file, start, size: sizes.append(size) or read(file, start, size))
+    assert some[:] == TEXTS[2::step][1::2] and sum(sizes) <= 4 * some.sizes.sum()
+    assert len(sizes) == (1 if step == 1 else len(some))
 
 
 def test_stored_pairs_and_blank_rows(tmp_path: Path) -> None:
-    rows = [row for pair in PAIRS for row in (pair, ("", ""))]
-    texts, blank = store_texts(rows, tmp_path / "texts")
-    assert texts.conditions is not None and blank == len(PAIRS)
-    assert list(zip(texts.conditions, texts, strict=True)) == PAIRS
+    pairs = [*PAIRS, ("", "a text without a condition")]
+    texts, blank = store_texts([row for pair in pairs for row in (pair, ("", ""))], tmp_path / "texts")
+    assert texts.conditions is not None and blank == len(pairs)
+    assert list(zip(texts.conditions, texts, strict=True)) == pairs
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [10] * 130, [50] * 9, [1, 99, 1, 1, 300, 1]])

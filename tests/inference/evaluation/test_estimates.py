@@ -28,7 +28,8 @@ def test_the_error_of_a_ratio_is_that_of_its_repetitions() -> None:
 
 def test_a_single_text_has_no_error_and_nothing_has_no_rate() -> None:
     assert ratio(np.array([3.0]), np.array([2.0])) == Estimate(1.5)
-    assert ratio(np.array([3.0]), np.array([0.0])) == Estimate(None)
+    for value, count in [(3.0, 0.0), (math.inf, 2.0), (math.nan, 2.0)]:
+        assert ratio(np.array([value, 1.0]), np.array([count, 0.0])) == Estimate(None)
 
 
 def test_perplexity_stays_in_log_space() -> None:

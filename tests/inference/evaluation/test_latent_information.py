@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.nn import PyroSample
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -28,6 +29,7 @@ from pyroformer.inference.runs.folder import RunFolder
 from pyroformer.inference.svi import SVI
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.della import DELLA
+from pyroformer.models.priors.hyperpriors import Hierarchical
 from pyroformer.models.priors.roles import LatentPrior
 from pyroformer.models.transformer.config import TransformerConfig
 
@@ -293,10 +295,17 @@ def test_neither_batches_nor_fillers_nor_parts_change_anything(monkeypatch: pyte
         torch.testing.assert_close(one, other)
 
 
-def test_a_prior_of_ones_own_without_a_closed_form() -> None:
-    class Heavy(LatentPrior):
+@pytest.mark.parametrize("shift", [0.0, PyroSample(pyro.distributions.Normal(0.0, 1.0))], ids=["fixed", "hyper-prior"])
+def test_a_prior_of_ones_own_without_a_closed_form(shift: Any) -> None:
+    """Its hyper-prior has one value in both parts and in the whole."""
+
+    class Heavy(LatentPrior, Hierarchical):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = shift
+
         def forward(self, summary: Tensor, layer: int) -> Any:
-            return pyro.distributions.StudentT(5.0, summary[..., :4], 1.0).to_event(1)
+            return pyro.distributions.StudentT(5.0, summary[..., :4] + self.shift, 1.0).to_event(1)
 
     model, guide = pair(latent_prior=Heavy())
     information = latent_information(model, guide, [texts(model)])
