@@ -24,7 +24,7 @@ def as_texts(texts: TextSource, role: str = "text") -> list[str]:
         role: What an entry is called in messages.
 
     Raises:
-        ValueError: If it is a table, a dictionary or a set, or an entry is not a text.
+        ValueError: If it is a table, a dictionary or a set, or an entry is not a text, or holds half a character.
 
     Examples:
         >>> as_texts(text.upper() for text in ("a", "rose"))
@@ -35,7 +35,7 @@ def as_texts(texts: TextSource, role: str = "text") -> list[str]:
         ValueError: text 1 (from 0) is None, not a text: leave it out, or give a string.
     """
     if isinstance(texts, str):
-        return [str(texts)]
+        return [_text(texts, 0, role)]
     if isinstance(texts, Texts):
         return texts[:]
     return [_text(entry, row, role) for row, entry in enumerate(_rows(texts, role))]
@@ -102,13 +102,13 @@ def _rows(entries: Any, role: str) -> Iterable[Any]:
 
 def _text(entry: Any, row: int, role: str) -> str:
     if isinstance(entry, str):
-        return str(entry)  # np.str_ becomes a plain string
+        return _whole(entry, row, role)
     raise ValueError(f"{role} {row} (from 0) is {_shown(entry)}, not a text: {_way_out(entry, role)}")
 
 
 def _condition(entry: Any, row: int) -> str:
     if isinstance(entry, str):
-        return str(entry)
+        return _whole(entry, row, "condition")
     try:
         if not isinstance(entry, bool):
             return str(whole_number(entry))
@@ -118,6 +118,18 @@ def _condition(entry: Any, row: int) -> str:
         f"condition {row} (from 0) is {_shown(entry)}, neither a text nor a whole number: "
         f"{_way_out(entry, 'condition')}"
     )
+
+
+def _whole(entry: str, row: int, role: str) -> str:
+    """A text as a plain string, which np.str_ becomes."""
+    try:
+        entry.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{role} {row} (from 0) holds {entry[error.start]!a} at position {error.start}, half of a character: "
+            "give whole Unicode characters."
+        ) from error
+    return str(entry)
 
 
 def _pair(entry: Any, row: int) -> Pair:

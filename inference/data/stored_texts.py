@@ -105,12 +105,12 @@ def store_texts(rows: Iterable[tuple[str, ...]], path: Path) -> tuple[StoredText
 
 
 def encoded_chunks(texts: Sequence[str]) -> Iterator[list[bytes]]:
-    """Texts as bytes, as many at a time as memory should hold; half characters keep a code of their own."""
+    """Texts as bytes, as many at a time as memory should hold."""
     for chunk in chunk_bounds(texts):
         if isinstance(texts, StoredTexts):
             yield texts.encoded(np.arange(chunk.start, chunk.stop))
         else:
-            yield [text.encode(errors="surrogatepass") for text in texts[chunk]]
+            yield [text.encode() for text in texts[chunk]]
 
 
 def byte_count(texts: Sequence[str]) -> int:

@@ -75,7 +75,7 @@ class Tokenizer:
         """Learns at most ``vocabulary`` tokens from ``texts``; fewer if the texts are too short for so many.
 
         Raises:
-            ValueError: If the vocabulary is too small for every byte.
+            ValueError: If the vocabulary is too small for every byte, or a text holds half a character.
         """
         check_vocabulary(vocabulary)
         core = _byte_level(models.BPE())
@@ -85,7 +85,10 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        core.train_from_iterator(_without_long_runs(texts), trainer)
+        try:
+            core.train_from_iterator(_without_long_runs(texts), trainer)
+        except UnicodeEncodeError as error:
+            raise _half_a_character(error) from error
         return cls(core)
 
     @classmethod
@@ -295,11 +298,15 @@ def _encodable(texts: Iterable[str]) -> list[str]:
         for text in texts:
             text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"a text holds {error.object[error.start]!a} at position {error.start}, half of a character: "
-            "give whole Unicode characters."
-        ) from error
+        raise _half_a_character(error) from error
     return texts
+
+
+def _half_a_character(error: UnicodeEncodeError) -> ValueError:
+    return ValueError(
+        f"a text holds {error.object[error.start]!a} at position {error.start}, half of a character: "
+        "give whole Unicode characters."
+    )
 
 
 def _until_end(row: Tokens) -> list[int]:

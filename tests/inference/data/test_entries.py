@@ -180,6 +180,17 @@ def test_runs_refuse_what_is_not_a_text(run: Run, entry: Any) -> None:
             operation(["one", entry])
 
 
+@pytest.mark.parametrize(
+    ("entries", "role"), [(["a", "a\ud800"], "text"), ([("a", "b"), ("a\ud800", "c")], "condition")]
+)
+def test_half_a_character_is_refused_with_its_row(entries: list[Any], role: str) -> None:
+    message = rf"{role} 1 \(from 0\) holds '\\ud800' at position 1, half of a character: give whole Unicode characters"
+    with pytest.raises(ValueError, match=message):
+        Corpus.from_texts(entries)
+    with pytest.raises(ValueError, match=message):
+        (as_conditions if role == "condition" else as_texts)(["a", "a\ud800"])
+
+
 def test_pairs_without_a_text_are_refused() -> None:
     with pytest.raises(ValueError, match=r"text 1 \(from 0\) is nan, not a text: leave it out"):
         as_entries([("a", "b"), ("a", float("nan"))])

@@ -93,8 +93,9 @@ def test_a_vocabulary_without_room_for_every_byte(vocabulary: int) -> None:
 
 
 def test_half_a_character() -> None:
-    with pytest.raises(ValueError, match=r"'\\ud800' at position 1, half of a character: give whole"):
-        TOKENIZER.encode("a\ud800")
+    for operation in (TOKENIZER.encode, lambda text: Tokenizer.train([text])):
+        with pytest.raises(ValueError, match=r"'\\ud800' at position 1, half of a character: give whole"):
+            operation("a\ud800")
 
 
 @pytest.mark.parametrize(
