@@ -19,7 +19,7 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.labels import Labels
 from pyroformer.inference.data.sources import builtin
 from pyroformer.inference.data.sources.readers import read_file, read_texts
-from pyroformer.inference.data.splits import split_texts
+from pyroformer.inference.data.splits import _distinct_numbers, split_texts
 from pyroformer.inference.data.storage import _remove
 from pyroformer.inference.data.texts import Texts, check_length_options, tokenize
 from pyroformer.inference.data.tokenizer import Tokenizer, TokenizerKind
@@ -198,6 +198,13 @@ def test_equal_texts_stay_together(numbers: list[int], seed: int) -> None:
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert len(parts[1]) == len(parts[2]) == len(set(texts)) // 20
     assert split == split_texts(texts, seed)
+
+
+def test_texts_are_numbered_by_where_they_first_appear() -> None:
+    texts = np.random.default_rng(0).integers(0, 20, 300).astype(str).tolist()
+    first = list(dict.fromkeys(texts))
+    numbers, count = _distinct_numbers(texts)
+    assert numbers.tolist() == [first.index(text) for text in texts] and count == 20
 
 
 def test_the_split_follows_from_the_seed() -> None:
@@ -527,13 +534,16 @@ def test_tokens_that_the_tokenizer_lacks(corpus: Corpus) -> None:
     tokens = np.load(corpus.folder / "train.tokens.npy")
     tokens[5] = corpus.vocabulary
     np.save(corpus.folder / "train.tokens.npy", tokens)
-    message = rf"the corpus is damaged \(it holds token {corpus.vocabulary}, and its tokenizer has {corpus.vocabulary}\)"
-    with pytest.raises(ValueError, match=message):
+    size = corpus.vocabulary
+    with pytest.raises(
+        ValueError, match=rf"the corpus is damaged \(it holds token {size}, and its tokenizer has {size}\)"
+    ):
         list(Corpus.load(corpus.folder).batches("train", 8))
 
 
-def test_splits_of_another_size(corpus: Corpus) -> None:
-    (corpus.folder / "test.offsets.npy").write_bytes((corpus.folder / "train.offsets.npy").read_bytes())
+@pytest.mark.parametrize("part", ["offsets", "tokens"])
+def test_splits_of_another_size(corpus: Corpus, part: str) -> None:
+    (corpus.folder / f"test.{part}.npy").write_bytes((corpus.folder / f"train.{part}.npy").read_bytes())
     with pytest.raises(ValueError, match=r"is damaged \(the test texts are not all there\)"):
         Corpus.load(corpus.folder)
 

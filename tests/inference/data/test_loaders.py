@@ -207,8 +207,8 @@ def test_a_step_may_be_divided_differently_after_resuming() -> None:
 @given(st.integers(1, 60), st.integers(1, 9))
 def test_once_gives_every_text_once_and_says_which(count: int, batch_size: int) -> None:
     texts = texts_of(count, max_length=10)  # many have one length, and stay in their order
-    batches = list(sequential_batches(texts, batch_size))
-    assert [i for indices, _ in batches for i in indices] == sorted(range(count), key=texts.lengths.tolist().__getitem__)
+    batches, lengths = list(sequential_batches(texts, batch_size)), texts.lengths.tolist()
+    assert [i for indices, _ in batches for i in indices] == sorted(range(count), key=lengths.__getitem__)
     assert all(batch.tokens.shape[0] == batch_size for _, batch in batches)
     assert {batch.tokens.shape[1] for _, batch in batches} <= set(texts.padded_lengths)
     for indices, batch in batches:

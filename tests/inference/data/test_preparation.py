@@ -1,6 +1,7 @@
 """Preparing a corpus: on the disk, in parts, in several threads, and from where an interrupted one was left."""
 
 import gzip
+import io
 import random
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from pyroformer.inference.data.sources import readers
 from pyroformer.inference.data.sources.kept import kept_texts
 from pyroformer.inference.data.sources.readers import read_texts, read_to_disk
 from pyroformer.inference.data.splits import split_texts
-from pyroformer.inference.data.stored_texts import StoredTexts, chunk_bounds, encoded_chunks, store_texts
+from pyroformer.inference.data.stored_texts import StoredTexts, _Writer, chunk_bounds, encoded_chunks, store_texts
 from pyroformer.inference.data.tokenizer import Tokenizer
 
 WORDS = ["der", "Bär", "isst", "大", "rote", "Äpfel", "und", "😀", "lacht", "laut"]
@@ -56,6 +57,7 @@ def test_stored_texts_are_a_sequence(stored: StoredTexts) -> None:
     assert stored[9:9] == [] and stored[::-50] == TEXTS[::-50]
     with pytest.raises(IndexError):
         stored[len(TEXTS)]
+    assert list(stored.path.parent.iterdir()) == [stored.path]
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])  # side by side, and so far apart that each is read by itself
@@ -84,6 +86,11 @@ def test_parts_hold_few_texts_of_few_bytes(sizes: list[int], monkeypatch: pytest
     assert [text for chunk in chunks for text in chunk] == texts and all(chunks)
     assert all(len(chunk) <= 60 and len("".join(chunk[:-1])) < 100 for chunk in chunks)
     assert [text.decode() for chunk in encoded_chunks(texts) for text in chunk] == texts
+    writer = _Writer(io.BytesIO())
+    for text in texts:
+        writer.write(text)
+        assert writer.size < 100
+    assert writer.sizes().tolist() == sizes
 
 
 @pytest.mark.parametrize("entries", [TEXTS, TEXTS * 2, PAIRS, QUESTIONS, RARE])

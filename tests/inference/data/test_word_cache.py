@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
 from pyroformer.inference.data import word_cache
@@ -79,6 +80,11 @@ def test_many_cores_tokenize_whole_texts(one_by_one: list[list[int]], monkeypatc
     assert cache.encode(TEXTS) == one_by_one and not cache.known
 
 
+def byte_pairs() -> tokenizers.Tokenizer:
+    """A tokenizer that merges across blanks if its rule lets it."""
+    return Tokenizer.from_merges([*pre_tokenizers.ByteLevel.alphabet(), "ro", "eĠ"], [("r", "o"), ("e", "Ġ")]).core
+
+
 def test_another_rule_is_not_cut_at_blanks() -> None:
     changes: list[tuple[str, Any]] = [
         ("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
@@ -86,10 +92,18 @@ def test_another_rule_is_not_cut_at_blanks() -> None:
         ("normalizer", normalizers.Replace("is a", "was")),
     ]
     texts = ["a rose is a rose", "it's a <b>"] * 3
-    for name, value in changes:
-        core = Tokenizer.train(["a rose is a rose is a rose"] * 9, 270).core
+    cores = [byte_pairs() for _ in range(6)]
+    for core, (name, value) in zip(cores, changes, strict=False):
         setattr(core, name, value)
+    cores[3].add_tokens(["is a"])
+    cores[4].add_special_tokens(["is a"])
+    cores[4].encode_special_tokens = False
+    cores[5].enable_truncation(5)
+    for core in cores:
         assert WordCache(core).encode(texts) == [encoding.ids for encoding in core.encode_batch_fast(texts)]
-    core = Tokenizer.train(["a rose is a rose"], 270).core
-    core.add_tokens(["is a"])
-    assert WordCache(core).encode(texts) == [encoding.ids for encoding in core.encode_batch_fast(texts)]
+
+
+def test_words_with_dropped_merges_are_drawn_anew() -> None:
+    core = byte_pairs()
+    core.model.dropout = 0.5
+    assert len(set(map(tuple, WordCache(core).encode(["rose"] * 50)))) == 2
