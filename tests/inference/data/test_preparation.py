@@ -1,7 +1,6 @@
 """Preparing a corpus: on the disk, in parts, in several threads, and from where an interrupted one was left."""
 
 import gzip
-import io
 import random
 import signal
 import subprocess
@@ -79,18 +78,19 @@ def test_stored_pairs_and_blank_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [10] * 130, [50] * 9, [1, 99, 1, 1, 300, 1]])
-def test_parts_hold_few_texts_of_few_bytes(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_hold_few_texts_of_few_bytes(sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_texts, "CHUNK_BYTES", 100)
     texts = ["x" * size for size in sizes]
     chunks = [texts[bounds] for bounds in chunk_bounds(texts)]
     assert [text for chunk in chunks for text in chunk] == texts and all(chunks)
     assert all(len(chunk) <= 60 and len("".join(chunk[:-1])) < 100 for chunk in chunks)
     assert [text.decode() for chunk in encoded_chunks(texts) for text in chunk] == texts
-    writer = _Writer(io.BytesIO())
-    for text in texts:
-        writer.write(text)
-        assert writer.size < 100
-    assert writer.sizes().tolist() == sizes
+    with (tmp_path / "texts").open("wb") as file:
+        writer = _Writer(file)
+        for text in texts:
+            writer.write(text)
+            assert writer.size < 100
+        assert writer.sizes().tolist() == sizes
 
 
 @pytest.mark.parametrize("entries", [TEXTS, TEXTS * 2, PAIRS, QUESTIONS, RARE])
