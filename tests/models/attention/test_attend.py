@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
+from pyroformer.models.attention.kernel.natural_parameters import Basis
 from pyroformer.models.attention.layers.denoising import DenoisingAttention, ProjectedMixture
 from pyroformer.models.attention.mixture import Mixture, SharedVariances
 
@@ -392,6 +393,13 @@ def test_autocast(kind: str) -> None:
     torch.testing.assert_close(output.float(), layer(x, mixture), rtol=0.02, atol=0.02)
     layer = layer.bfloat16()
     assert layer(x.bfloat16(), mixture).dtype == torch.bfloat16
+
+
+def test_squares_are_summed_in_single_precision() -> None:
+    x, basis = torch.randn(5, WIDTH).bfloat16(), torch.randn(3, WIDTH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        squares = Basis(basis).squares(x)
+    torch.testing.assert_close(squares, x.float().square() @ basis.mT)
 
 
 def test_dropout_is_for_training_only() -> None:

@@ -140,6 +140,28 @@ def test_variances_are_finite_and_not_negative(name: str, message: str, kind: An
         Mixture(mixture.log_weights, mixture.means, values=mixture.values, **{name: kind(value)})
 
 
+def test_what_is_absent_sets_no_scale() -> None:
+    """Data in units in which variances are large, in single precision, as they are in double precision."""
+    queries, keys, variances = 1000 * torch.randn(M, D), 1000 * torch.randn(N, D), 1e6 * (0.5 + torch.rand(N, 1))
+    mixture = Mixture(torch.zeros(N), keys, variances, torch.arange(N) > 0, torch.randn(N, 2), noise_variance=0.0)
+    double = replace(
+        mixture, **{n: getattr(mixture, n).double() for n in ("log_weights", "means", "variances", "values")}
+    )
+    torch.testing.assert_close(
+        attend(queries, mixture).double(), attend(queries.double(), double), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_variance_of_a_later_component_changes_no_earlier_answer() -> None:
+    queries, mixture = draw(variances=True)
+    assert isinstance(mixture.variances, Tensor)
+    later = torch.where(torch.arange(N)[:, None] < N - 1, mixture.variances, 1e-6)
+    before, after = (
+        attend(queries, replace(mixture, variances=each), causal=True) for each in (mixture.variances, later)
+    )
+    assert torch.equal(before[:-1], after[:-1]) and not torch.equal(before[-1], after[-1])
+
+
 def test_values_of_exactly_no_variance_are_said_otherwise() -> None:
     with pytest.raises(ValueError, match="value_variances is 0.0; .*leave value_variances out where values are exact"):
         Mixture(torch.zeros(N), torch.zeros(N, D), values=torch.zeros(N, 1), value_variances=torch.zeros(N, 1))
