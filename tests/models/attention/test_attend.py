@@ -15,7 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
+from pyroformer.models.attention.kernel.head_projection import lifted_forms
 from pyroformer.models.attention.kernel.natural_parameters import Basis
+from pyroformer.models.attention.kernel.packed import pack_keys, pack_queries, packed_width
 from pyroformer.models.attention.layers.denoising import DenoisingAttention, ProjectedMixture
 from pyroformer.models.attention.mixture import Mixture, SharedVariances
 
@@ -119,6 +121,13 @@ def test_attend_is_the_explicit_form(kind: str, masked: bool, values: bool, retu
     inputs, weight = [queries, *tensors(mixture).values()], torch.randn_like(expected)
     for one, other in zip(gradients(actual, inputs, weight), gradients(expected, inputs, weight), strict=True):
         assert_close(one, other)
+
+
+@pytest.mark.parametrize("m", [1, 2, COMPONENTS])
+def test_the_last_components_belong_to_the_queries(m: int) -> None:
+    mixture, queries = draw("diagonal"), torch.randn(BATCH, m, WIDTH, dtype=torch.double)
+    expected = posterior_mean(queries, mixture, triangle(m, COMPONENTS))
+    assert_close(attend(queries, mixture, causal=True), expected)
 
 
 @pytest.mark.parametrize("noise", [0.3, torch.tensor(0.3, dtype=torch.double)])
@@ -395,11 +404,22 @@ def test_autocast(kind: str) -> None:
     assert layer(x.bfloat16(), mixture).dtype == torch.bfloat16
 
 
-def test_squares_are_summed_in_single_precision() -> None:
-    x, basis = torch.randn(5, WIDTH).bfloat16(), torch.randn(3, WIDTH)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_packed_terms_have_the_bits_of_two_numbers(dtype: torch.dtype) -> None:
+    bias, squares, curvature = -100 * torch.rand(7), torch.rand(5, 3), torch.rand(7, 3)
+    width = packed_width(8, 3, 0, dtype)
+    queries = pack_queries(torch.zeros(5, 8, dtype=dtype), squares, width)
+    keys = pack_keys(torch.zeros(7, 8, dtype=dtype), bias, curvature, width)
+    torch.testing.assert_close(queries.float() @ keys.float().mT, bias + squares @ curvature.mT, rtol=1e-4, atol=1e-3)
+    assert pack_keys(queries[..., :8], torch.full((5,), -1e30), None, width).isfinite().all()
+
+
+def test_squares_and_their_forms_are_in_single_precision_under_autocast() -> None:
+    x, basis, key = torch.randn(5, WIDTH).bfloat16(), torch.randn(3, WIDTH), torch.randn(2, 4, WIDTH)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        squares = Basis(basis).squares(x)
+        squares, forms = Basis(basis).squares(x), lifted_forms(key, basis, key)
     torch.testing.assert_close(squares, x.float().square() @ basis.mT)
+    torch.testing.assert_close(forms, torch.stack([(key * row) @ key.mT for row in basis], -2))
 
 
 def test_dropout_is_for_training_only() -> None:

@@ -350,6 +350,10 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture = replace(mixture, value_variances=torch.ones(1, 1))
     with pytest.raises(ValueError, match="steps is -1: give a whole number of at least 0"):
         value_map(torch.zeros(1, 2), mixture, steps=-1)
+    with pytest.raises(
+        ValueError, match=r"start has shape \(1, 3\); 1 queries and 3 components need it to end in \(1, 1\)"
+    ):
+        value_map(torch.zeros(1, 2), mixture, start=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="causal and attn_mask both restrict"):
         attend(torch.zeros(3, 2), mixture, causal=True, attn_mask=torch.ones(3, 3, dtype=torch.bool))
 
@@ -371,11 +375,21 @@ def test_implicit_gradients_of_fewer_queries_than_components() -> None:
     q, mixture = torch.randn(3, 3).double().requires_grad_(), valued()
     found = [value_map(q, mixture, steps=60, causal=True, implicit=how).sum() for how in (True, False)]
     torch.testing.assert_close(*(torch.autograd.grad(each, q)[0] for each in found), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(value_map(q, mixture, steps=0, causal=True), attend(q, mixture, causal=True))
+
+
+def test_an_implicit_gradient_is_not_that_of_the_start() -> None:
+    q, mixture = torch.randn(4, 3).double().requires_grad_(), valued()
+    starts = None, attend(q, mixture).detach()
+    found = [value_map(q, mixture, start=start, implicit=True).sum() for start in starts]
+    torch.testing.assert_close(*(torch.autograd.grad(each, q)[0] for each in found))
 
 
 def test_the_mode_of_no_value_is_zero() -> None:
-    absent = torch.zeros(5, dtype=torch.bool)
-    assert (value_map(torch.randn(4, 3).double(), valued(absent), steps=2) == 0).all()
+    absent, q = torch.zeros(5, dtype=torch.bool), torch.randn(4, 3).double().requires_grad_()
+    for implicit in (False, True):
+        mode = value_map(q, valued(absent), steps=2, implicit=implicit)
+        assert not mode.any() and not torch.autograd.grad(mode.sum(), q)[0].any()
 
 
 def test_a_null_component_has_the_first_variance_of_values() -> None:
