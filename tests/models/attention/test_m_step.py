@@ -56,6 +56,15 @@ def test_a_component_with_neither_queries_nor_a_prior_keeps_its_variance(kind: s
     assert torch.equal(update_variances(statistics, zeros, zeros, ConjugatePriors(means=0.0), current=current), current)
 
 
+def test_a_scatter_that_rounding_puts_below_zero_is_zero() -> None:
+    """Of one query at the mean, whose square is rounded down: the pull of the prior over two degrees is left."""
+    statistics = Statistics(
+        torch.ones(1), torch.full((1, 1), 10.0), torch.full((1, 1), 99.0), None, None, torch.zeros(())
+    )
+    mean, initial = torch.full((1, 1), 10.0), torch.full((1, 1), 9.0)
+    assert update_variances(statistics, mean, initial, ConjugatePriors(rate=0.0)).item() == 0.5
+
+
 def test_moments_about_means_do_not_read_the_mean_of_an_absent_component() -> None:
     means, observations = torch.randn(N, D), Observations(torch.randn(M, D))
     means[-1] = torch.nan
