@@ -2,10 +2,17 @@
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pyroformer.inference.evaluation.report import Estimate, Evaluation, MetricResult
+from pyroformer.inference.evaluation.verdict import validation_rate, validation_rate_per_text
+from pyroformer.inference.runs.fitted import FittedModel
+from pyroformer.inference.runs.folder import RunFolder
 
 EVALUATION = Evaluation(
     {
@@ -155,6 +162,27 @@ def test_a_collapsed_model_is_told_from_one_that_uses_its_latents(rate: float, v
     assert evaluation.verdict.startswith(verdict) and evaluation.table().splitlines()[-1] == evaluation.verdict
     assert ("nothing" in evaluation.verdict) == (rate < 0.1)
     assert Evaluation({"accuracy": nats(1.0)}, {"texts": 9}).verdict == ""
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate"),
+    [
+        (["1,valid,5,5,9", "2,train,6,6,9", "2,valid,1,2,9"], 3.0),  # that of the length is no latent's
+        (["2,valid,5,5,9", "2,valid,1,2,9"], 3.0),  # the last, where a run was resumed
+        (["2,valid,1,inf,9"], None),
+        (["2,valid,1,,9"], None),
+        (["1,valid,1,2,9", "2,train,1,2,9"], None),
+        ([], None),
+    ],
+)
+def test_the_rate_of_a_run_is_that_of_its_last_validation(rows: list[str], rate: float | None, tmp_path: Path) -> None:
+    run: Any = FittedModel.__new__(FittedModel)
+    run.folder, run.step, run.corpus = RunFolder(tmp_path), 2, SimpleNamespace(valid=SimpleNamespace())
+    run.corpus.valid.lengths = np.array([1, 3])
+    assert validation_rate(run) is None
+    run.folder.metrics_file.write_text("\n".join(["step,split,kl_z_1,kl_z_2,kl_length", *rows]))
+    assert validation_rate(run) == rate
+    assert validation_rate_per_text(run) == (None if rate is None else 2 * rate)
 
 
 def test_a_notebook_shows_a_table() -> None:
