@@ -144,6 +144,21 @@ def test_the_table_says_what_was_evaluated() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-121.94, "-121.9"), (1707.31, "1,707.3"), (-1.234, "-1.23"), (0.12345, "0.123")]
+)
+def test_numbers_have_three_digits_or_so(value: float, shown: str) -> None:
+    evaluation = Evaluation({"a": MetricResult("a", {"nats": Estimate(value)})}, {"texts": 1})
+    assert evaluation.table().splitlines()[-1] == f"a   {shown} nats"
+
+
+def test_a_perplexity_is_too_large_only_where_its_rate_is_known() -> None:
+    evaluation = Evaluation(
+        {"a": MetricResult("a", {"nats/token": Estimate(None), "perplexity": Estimate(None)})}, {"texts": 1}
+    )
+    assert evaluation.table().splitlines()[-1].split() == ["a", "-", "-", "not", "a", "bound"]
+
+
 def test_the_table_says_nothing_of_what_it_lacks() -> None:
     bleu = {"bleu": MetricResult("BLEU", {"of 100": Estimate(0.5)})}
     lines = Evaluation(bleu, {"texts": 1, "tokens": 1, "bytes": 3}).table().splitlines()
@@ -196,6 +211,7 @@ def test_a_notebook_shows_a_table() -> None:
 def test_a_table_of_some_measures_of_each_latent() -> None:
     metrics = {f"sensitivity{of}": nats(value) for of, value in [("_z_1", 0.5), ("", 0.75)]}
     lines = Evaluation(metrics, {"texts": 9, "compared": 9}, ("z_1",)).table().splitlines()
+    assert lines[2] == "by latent, in nats/text: mutual information is at most ln 9 = 2.20"
     assert lines[3:] == ["latent  sensitivity", "z_1           0.500", "all           0.750"]
 
 
