@@ -142,11 +142,12 @@ def test_the_worst_case_of_weights_is_that_of_gammas_by_quadrature(order: float)
 
 
 def test_clipping_leaves_what_is_within_and_shortens_means() -> None:
-    mean = torch.tensor([[0.3, 0.0], [3.0, 4.0]])
-    alpha, shrunk, variance = CLIP.apply(torch.tensor([0.1, 1.0]), mean, torch.tensor([[0.2, 1.1], [9.0, 1.0]]))
-    assert alpha.tolist() == pytest.approx([0.8, 1.0])
-    torch.testing.assert_close(shrunk, torch.tensor([[0.3, 0.0], [0.3, 0.4]]))
-    torch.testing.assert_close(variance, torch.tensor([[1.0, 1.1], [1.3, 1.0]]))
+    mean = torch.tensor([[0.3, 0.0], [3.0, 4.0], [3e30, 4e30]])
+    variance = torch.tensor([[0.2, 1.1], [9.0, 1.0], [1.0, 1.0]])
+    alpha, shrunk, variance = CLIP.apply(torch.tensor([0.1, 1.0, 9.0]), mean, variance)
+    assert alpha.tolist() == pytest.approx([0.8, 1.0, 1.1])
+    torch.testing.assert_close(shrunk, torch.tensor([[0.3, 0.0], [0.3, 0.4], [0.3, 0.4]]))
+    torch.testing.assert_close(variance, torch.tensor([[1.0, 1.1], [1.3, 1.0], [1.0, 1.0]]))
 
 
 def test_epsilon_of_the_gaussian_mechanism() -> None:
@@ -154,6 +155,7 @@ def test_epsilon_of_the_gaussian_mechanism() -> None:
     clip = Clip(norm=1.0, least_variance=16.0, most_variance=16.0, least_alpha=1.0, most_alpha=1.0)
     assert clip.worst_case(components=1, width=5, order=8.0) == pytest.approx(8 * 0.25 / 2)
     assert approximate_epsilon(1.0, order=8.0, delta=1e-6) == pytest.approx(1 + 6 * math.log(10) / 7)
+    assert approximate_epsilon(0.0, order=2.0, delta=0.1) == pytest.approx(math.log(10))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +174,19 @@ def test_epsilon_of_the_gaussian_mechanism() -> None:
         (lambda: CLIP.worst_case(1, 2, 0.5), "order is 0.5: give a number above 1"),
         (lambda: CLIP.worst_case(0, 2, 2.0), "components is 0: give a whole number of at least 1"),
         (lambda: CLIP.worst_case(1, 2, 9.0), "order is 9, at which variance between 1 and 1.3 has no finite guarantee"),
+        (
+            lambda: CLIP._replace(most_alpha=1.6).worst_case(1, 2, 2.0),
+            "order is 2, at which alpha between 0.8 and 1.6 has no finite guarantee",
+        ),
         (lambda: CLIP._replace(norm=0.0).worst_case(1, 2, 2.0), "norm is 0.0: give a finite number above 0"),
+        (
+            lambda: CLIP._replace(norm=math.inf).apply(torch.ones(1), torch.ones(1, 2), torch.ones(1, 2)),
+            "norm is inf: give a finite number",
+        ),
         (lambda: CLIP._replace(most_alpha=0.1).worst_case(1, 2, 2.0), "least_alpha is 0.8 and most_alpha 0.1: give"),
         (lambda: approximate_epsilon(1.0, 2.0, 0.0), "delta is 0.0: give a probability above 0 and below 1"),
+        (lambda: approximate_epsilon(1.0, 2.0, 1.0), "delta is 1.0: give a probability above 0 and below 1"),
+        (lambda: approximate_epsilon(math.inf, 2.0, 0.1), "renyi is inf: give a finite divergence, 0 or more"),
         (lambda: approximate_epsilon(-1.0, 2.0, 0.1), "renyi is -1.0: give a finite divergence, 0 or more"),
         (lambda: approximate_epsilon(1.0, 1.0, 0.1), "order is 1.0: give a number above 1"),
     ],
