@@ -92,7 +92,7 @@ def check_keep(model: nn.Module, guide: nn.Module | None) -> BoundedDirichletPro
             "leave weight_prior out, or leave keep out."
         )
     delta = float(prior.delta)
-    if not LEAST_DELTA <= delta <= LARGEST_DELTA:
+    if not LEAST_DELTA * (1 - 1e-6) <= delta <= LARGEST_DELTA * (1 + 1e-6):  # float32 has the ends only nearly
         raise ValueError(
             f"delta is {delta:g}, and keep moves it between {LEAST_DELTA:g} and {LARGEST_DELTA:g}: begin with a delta "
             "between them, such as 0.3, or leave keep out."

@@ -12,7 +12,7 @@ import pyroformer as pf
 from pyroformer.guides.nvae import NVAEGuide
 from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.objectives.elbo import Objective
-from pyroformer.inference.objectives.keep_control import LARGEST_DELTA, LEAST_DELTA, KeepController
+from pyroformer.inference.objectives.keep_control import LARGEST_DELTA, LEAST_DELTA, KeepController, check_keep
 from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.objectives.registry import describe_objective, make_objective
 from pyroformer.inference.options import TrainingOptions
@@ -251,6 +251,25 @@ def test_keep_needs_a_dial(make: Any, message: str) -> None:
     model, guide = make()
     with pytest.raises(ValueError, match=message):
         make_objective(model, guide, TrainingOptions(keep=0.5), 2)
+
+
+@pytest.mark.parametrize(("keep", "kept", "end"), [(0.1, 1.0, LEAST_DELTA), (0.9, 0.0, LARGEST_DELTA)])
+def test_keep_goes_on_from_where_a_controller_has_left_delta(keep: float, kept: float, end: float) -> None:
+    model, guide = pair()
+    controller = KeepController(keep, check_keep(model, guide))
+    for _ in range(400):
+        controller.update(torch.tensor(kept), torch.tensor(1.0))
+    controller.set_delta()
+    assert float(controller.delta) == pytest.approx(end) and check_keep(model, guide) is model.weight_prior
+    assert not any("delta" in name for name in controller.state_dict())
+
+
+def test_what_a_share_exceeds_and_a_step_without_tokens() -> None:
+    controller = KeepController(0.5, BoundedDirichletProcess(delta=0.3))
+    assert [controller.excess(share) for share in (0.4, 0.51)] == [0.0, 0.0]
+    assert controller.excess(0.6) == pytest.approx(0.08)
+    controller.update(torch.tensor(0.0), torch.tensor(0.0))
+    assert controller.value.isfinite()
 
 
 def test_delta_is_short_for_the_prior() -> None:

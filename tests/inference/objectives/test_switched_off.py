@@ -13,15 +13,18 @@ from pyroformer.inference.evaluation.verdict import validation_rate
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.nvib import NVIB
 from pyroformer.inference.objectives.registry import make_objective
+from pyroformer.inference.objectives.switched_off import switched_off
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.inference.run import Run
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.fit_prior import fit_prior
+from pyroformer.models.base import SWITCHES_OFF
 from pyroformer.models.batch import Batch
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.weights import SymmetricDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
-from pyroformer.models.transformer.mixtures.posterior import MixturePosterior
+from pyroformer.models.transformer.mixtures.posterior import LEAST_LOG_ALPHA, MixturePosterior
 
 BATCH = Batch.pad([[5, 6, 7, 2], [7, 2]])
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2}
@@ -75,6 +78,25 @@ def test_a_guide_that_does_not_switch_off_has_its_divergence() -> None:
         q, p = Tiny(model).encode(BATCH).weights(), model.weight_prior(torch.arange(5) < 1 + BATCH.lengths[:, None])
     torch.testing.assert_close(terms.kl["weights"], torch.distributions.kl_divergence(q, p).float())
     assert terms.bound.isfinite().all() and ELBO().log_weights(model, Tiny(model), BATCH).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior", "present", "expected"),
+    [
+        ([0.0, LEAST_LOG_ALPHA], [0.0, 0.0], None, True),
+        ([0.0, LEAST_LOG_ALPHA + 5e-4], [0.0, 0.0], None, True),  # the bound, rounded
+        ([0.0, LEAST_LOG_ALPHA + 0.1], [0.0, 0.0], None, False),
+        ([0.0, LEAST_LOG_ALPHA], [0.0, LEAST_LOG_ALPHA], None, False),  # the prior has none there either
+        ([0.0, LEAST_LOG_ALPHA], [0.0, 0.0], [True, False], False),
+    ],
+)
+def test_what_is_off_is_at_the_bound_in_the_posterior_alone(
+    posterior: list[float], prior: list[float], present: list[bool] | None, expected: bool
+) -> None:
+    mask = None if present is None else torch.tensor(present)
+    p, q = (LogDirichlet(torch.tensor(each), mask) for each in (prior, posterior))
+    sites, own = ({"weights": {"fn": fn, "infer": {SWITCHES_OFF: True}}} for fn in (p, q))
+    assert bool(switched_off(sites, own)["weights"]) == expected
 
 
 def test_a_text_of_no_weight_counts_for_nothing() -> None:
