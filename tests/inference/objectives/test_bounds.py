@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyroformer.inference.objectives.bounds import importance_weighted
+from pyroformer.inference.objectives.bounds import importance_sweep, importance_weighted
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.objectives.importance_weighted import ImportanceWeighted
 
@@ -74,15 +74,19 @@ def test_one_particle_is_the_elbo_on_average(x: Tensor) -> None:
 
 
 def test_it_is_the_log_of_the_mean_weight(x: Tensor) -> None:
-    model, guide = Sight(), Posterior(shift=0.3)
+    model, guide = Sight(), Posterior()
+    guide.shift = torch.tensor(0.3, requires_grad=True)
     torch.manual_seed(1)
-    got = importance_weighted(model, guide, x, 7)
-    assert got.dtype == torch.float64
+    got = importance_sweep(model, guide, x, [2, 7])
+    assert all(bound.dtype == torch.float64 and not bound.requires_grad for bound in got.values())
     # the first run of the guide looks for global sites
     torch.manual_seed(1)
     guide(x)
     weights = torch.stack([ELBO().log_weights(model, guide, x).double() for _ in range(7)])
-    torch.testing.assert_close(got, weights.logsumexp(0) - math.log(7))
+    for count, bound in got.items():
+        torch.testing.assert_close(bound, weights[:count].logsumexp(0).detach() - math.log(count))
+    with pytest.raises(ValueError, match="num_particles is empty: at least one draw is needed"):
+        importance_sweep(model, guide, x, [])
 
 
 def test_tiny_weights_do_not_underflow() -> None:
@@ -126,6 +130,21 @@ def test_global_sites_are_drawn_once_so_that_the_sum_over_texts_bounds_the_evide
     evidence = dist.MultivariateNormal(torch.zeros(2 * WIDTH), cov).log_prob(x.flatten())
     bounds = torch.stack([importance_weighted(Shared(), Broad(), x, 50, data_size=2).sum() for _ in range(12)])
     assert bounds.mean() < evidence
+
+
+class Exact(PyroModule):
+    """The posterior of what all texts share."""
+
+    def forward(self, x: Tensor) -> None:
+        precision = x.numel() + 1
+        pyro.sample("m", dist.Normal(x.sum() / precision, precision**-0.5))
+
+
+def test_the_exact_posterior_of_a_global_site_makes_the_sum_over_texts_tight() -> None:
+    x = torch.randn(4, WIDTH)
+    evidence = dist.MultivariateNormal(torch.zeros(x.numel()), torch.eye(x.numel()) + 1).log_prob(x.flatten())
+    bound = importance_weighted(Shared(), Exact(), x, 3, data_size=4).sum()
+    torch.testing.assert_close(bound, evidence.double(), atol=1e-4, rtol=1e-5)
 
 
 def test_the_objective_of_several_draws_has_the_value_and_gradient_of_their_log_mean_weight(x: Tensor) -> None:
