@@ -69,6 +69,18 @@ class TestAutoregressiveBase:
         for density in (expanded.log_prob(z), distribution.log_prob(z)):
             torch.testing.assert_close(density, torch.stack([distribution.log_prob(each) for each in z]))
 
+    def test_what_is_absent_is_drawn_as_zero_and_read_by_no_density(self) -> None:
+        prior, z = trained(), torch.randn(2, 4, 4)
+        assert not prior(MASK).sample()[~MASK].any()
+        alone = prior(MASK[1:, :2]).log_prob(z[1:, :2])  # with as many vectors to come
+        torch.testing.assert_close(prior(MASK).log_prob(z)[1:], alone)
+
+    def test_components_start_with_equal_weights_and_means_that_differ(self) -> None:
+        start: Any = AutoregressiveVectorPrior(4, heads=2, components=3).conditional(torch.zeros(1, 4), torch.tensor(1))
+        assert start.mixture_distribution.probs.tolist() == [pytest.approx([1 / 3] * 3)]
+        means = start.component_distribution.mean[0]
+        assert (torch.pdist(means) > 0.01).all() and means.abs().max() < 1
+
     def test_learns_what_follows_what(self) -> None:
         """Vectors that walk: each is nine tenths of the last. Alone, every one of them is standard normal."""
         torch.manual_seed(0)
@@ -90,6 +102,13 @@ class TestAutoregressiveBase:
     def test_is_float32_at_least(self) -> None:
         assert trained().bfloat16()(MASK).sample().dtype == torch.float32
         assert trained().double()(MASK).sample().dtype == torch.float64
+        rounded: Any = trained().bfloat16().conditional(torch.randn(3, 4), torch.tensor(3))
+        assert rounded.component_distribution.mean.dtype == torch.float32
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.5])
+    def test_drops_what_it_says_in_training(self, dropout: float) -> None:
+        distribution, z = trained(dropout=dropout).train()(MASK), torch.randn(2, 4, 4)
+        assert torch.equal(distribution.log_prob(z), distribution.log_prob(z.clone())) == (dropout == 0)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
