@@ -167,7 +167,7 @@ class TestGuides:
 
 class TestEnd:
     def test_is_at_the_first_token_that_ends_a_text(self) -> None:
-        log_end = torch.rand(3, 4).log()
+        log_end = torch.cat([torch.rand(3, 4), torch.tensor([[0.9999, 0.5, 0.9999, 0.2]])]).log()
         stop = torch.cartesian_prod(*[torch.tensor([0, 1])] * 4).bool()  # all ways to end or not at four tokens
         for row in log_end.exp():
             probability = torch.where(stop, row, 1 - row).prod(-1)
