@@ -17,6 +17,7 @@ from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
 from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.embedding import sinusoids
+from pyroformer.models.utils.weight_tables import weight_tables_kept
 
 CONFIG = TransformerConfig(vocabulary=12, max_length=8, width=16, layers=1, heads=2)
 TEXTS = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
@@ -177,6 +178,15 @@ class TestEnd:
             must = torch.cat([expected[:3], expected[3:].sum()[None]])
             torch.testing.assert_close(ends(row.log(), max_length=4).probs, must)
 
+    @torch.no_grad()
+    def test_the_last_vector_of_a_token_says_whether_it_ends(self) -> None:
+        prior = TokenVectorPrior(8, vocabulary=12, heads=2, variance=1.0, samples_per_component=2, eos=2)
+        distribution, z = prior(torch.ones(1, 8, dtype=torch.bool)), torch.randn(1, 8, 8)
+        before = prior.length(distribution, z, max_length=3).probs
+        z[:, 3] += 1  # of the first token, after the two components of the prior
+        after = prior.length(distribution, z, max_length=3).probs
+        assert not torch.equal(before[:, 0], after[:, 0])
+
     def test_gradients_are_finite_where_an_earlier_token_ends_the_text_for_sure(self) -> None:
         log_end = torch.tensor([0.0, -200.0, 0.0], requires_grad=True)
         log_prob = ends(log_end, max_length=8).log_prob(torch.tensor(3))
@@ -276,6 +286,19 @@ def test_the_objective_of_an_nvae_follows_its_prior() -> None:
 def test_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenVectorPrior(**{"width": 8, "vocabulary": 12} | arguments)
+
+
+@torch.no_grad()
+def test_tables_that_are_kept_follow_the_embedding() -> None:
+    mask, z = torch.ones(1, 4, dtype=torch.bool), torch.randn(1, 4, 8)
+    prior, other = (TokenVectorPrior(8, vocabulary=12, heads=2) for _ in range(2))
+    with weight_tables_kept():
+        before = prior(mask).log_prob(z)
+        prior.embedding.add_(1.0)
+        after = prior(mask).log_prob(z)
+    other.load_state_dict(prior.state_dict())
+    torch.testing.assert_close(after, other(mask).log_prob(z))
+    assert not torch.allclose(before, after)
 
 
 def test_a_prior_of_other_tokens_than_the_model_is_refused() -> None:
