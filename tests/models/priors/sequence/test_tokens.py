@@ -289,6 +289,20 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
 
 
 @torch.no_grad()
+def test_at_the_start_it_reads_means_at_no_place_scaled_to_variance_one() -> None:
+    prior, tokens, embedding = (
+        TokenVectorPrior(16, 12, heads=2, eos=EOS),
+        torch.tensor([[5, 6, 7]]),
+        torch.randn(12, 16),
+    )
+    prior.start_at_embedding(embedding)
+    torch.testing.assert_close(prior.means(), embedding / embedding.square().mean().sqrt())
+    place = torch.arange(1, 4)
+    read = prior._read(prior.gaussians(tokens).mean, place, torch.tensor([4]))
+    torch.testing.assert_close(read, prior.means()[tokens] + sinusoids(place, 16))
+
+
+@torch.no_grad()
 def test_tables_that_are_kept_follow_the_embedding() -> None:
     mask, z = torch.ones(1, 4, dtype=torch.bool), torch.randn(1, 4, 8)
     prior, other = (TokenVectorPrior(8, vocabulary=12, heads=2) for _ in range(2))
