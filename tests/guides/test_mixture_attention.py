@@ -1,5 +1,6 @@
 """Amortized posteriors of the mixture: where each starts, what each learns, and what none can."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -145,6 +146,13 @@ def test_precisions_of_their_own_need_squares(variances: str, enough: Any) -> No
     assert left["linear"] > 5e-3
 
 
+def test_an_absent_component_has_a_finite_bias() -> None:
+    log_weights = torch.tensor([-math.inf, 0.3, -1.0, 0.2]).log_softmax(-1)
+    model = MixtureAttention(replace(draw(), log_weights=log_weights))
+    guide, observed = AssignmentGuide(model), queries()
+    assert guide.bias.isfinite().all() and abs(guide_gap(model, guide, observed)) < 1e-10
+
+
 def test_guide_of_assignments_starts_where_its_features_can() -> None:
     model, observed = MixtureAttention(draw(variances="component")), queries(tokens=500)
     exact, affine = AssignmentGuide(model, "norm"), AssignmentGuide(model, "linear")
@@ -212,6 +220,8 @@ def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
     for options in ({}, {"attn_mask": attn_mask}, {"mask": torch.arange(TOKENS) > 3}):
         found = guide_gap(model, guide, observed, values, value_mask, num_particles=200, **options)
         assert 0 < found < 5
+    hidden = torch.where(torch.arange(TOKENS)[:, None] > 3, observed, torch.nan)  # what a mask hides may be anything
+    assert math.isfinite(guide_gap(model, guide, hidden, values, value_mask, mask=torch.arange(TOKENS) > 3))
     everywhere = guide_gap(model, guide, observed, values)  # nothing is left to guess, nor to miss
     assert abs(everywhere) < 1e-10
 
