@@ -482,7 +482,7 @@ class Run(FittedModel):
                 :data:`~pyroformer.inference.evaluation.metrics.METRICS` that apply to the run. Nothing is computed that
                 no metric reads.
             split: The split to evaluate on.
-            num_particles: Draws :math:`K` of the importance-weighted bound; the terms of the ELBO are means over at most 8.
+            num_particles: Draws :math:`K` of the importance-weighted bound; those of the ELBO are at most 8.
             seed: Random seed. The draws of a text depend on the seed and on the text alone.
             limit: Largest number of texts; they are evenly spaced.
             reconstructions: Number of texts that are reconstructed, for BLEU and exact match.

@@ -58,7 +58,7 @@ def evaluate(
             :data:`~pyroformer.inference.evaluation.metrics.METRICS` that apply to the run. Metrics that do not apply
             are left out, and nothing is computed that no metric reads.
         split: The split.
-        num_particles: Draws :math:`K` of the importance-weighted bound; the terms of the ELBO are means over at most 8.
+        num_particles: Draws :math:`K` of the importance-weighted bound; those of the ELBO are at most 8.
         seed: Random seed. The draws of a text depend on the seed and on the text alone, not on other texts, the size of
             batches or the metrics that are computed.
         limit: Largest number of texts; they are evenly spaced.
