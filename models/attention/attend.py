@@ -111,6 +111,8 @@ def attend(
 
 def check_restrictions(causal: bool, attn_mask: Bool[Tensor, "..."] | None, dropout: float) -> None:
     """Raises a ValueError if attention is restricted twice, or ``dropout`` is no probability."""
+    if not isinstance(causal, bool):
+        raise ValueError(f"causal is {causal!r}: give True or False.")
     if isinstance(dropout, str) or not 0 <= dropout <= 1:
         raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
     if causal and attn_mask is not None:

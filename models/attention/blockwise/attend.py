@@ -92,7 +92,7 @@ def blockwise_attend(
     if not isinstance(e_step, EStep):
         raise ValueError(f"e_step has type {type(e_step).__name__}: give an EStep")
     check_restrictions(causal, attn_mask, dropout)
-    e_step.check(queries.shape[-2], mixture.components, causal)
+    e_step.check(mixture.components)
     with without_autocast(queries.device):
         attn_mask = with_all_rows(attn_mask, queries.shape[-2])
         mask = with_all_rows(mask, queries.shape[-2], dim=-1) if steps else None

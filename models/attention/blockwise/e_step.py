@@ -56,18 +56,14 @@ class EStep:
         if tail is not None:
             check_entries("inverse_degrees", tail, (tail >= 0) & tail.isfinite(), "it must be at least 0 and finite")
 
-    def check(self, queries: int, components: int, causal: bool) -> None:
-        """Raises a ValueError unless each key has all of its components and, if causal, each query a key of its own."""
+    def check(self, components: int) -> None:
+        """Raises a ValueError unless each key has all of its components."""
         check_at_least(1, per_key=self.per_key)
         check_at_least(0, common=self.common)
         if (components - self.common) % self.per_key:
             raise ValueError(
                 f"per_key is {self.per_key} and common {self.common}: {components} components are no multiple; give as "
                 "many as the mixture has"
-            )
-        if causal and queries > self.keys(components):
-            raise ValueError(
-                f"causal attention of {queries} queries over {self.keys(components)} keys: every query needs its own"
             )
 
     def keys(self, components: int) -> int:

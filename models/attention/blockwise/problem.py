@@ -92,11 +92,15 @@ class Problem:
         return torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
 
     def columns(self, stop: int) -> int:
-        """The number of components, counted from the first, that are seen by the queries before ``stop``."""
+        """The number of components, counted from the first, that are seen by the queries before ``stop``.
+
+        Of keys it is one at least, which is masked where no query sees it: sums over components have a term.
+        """
         n, step = self.means.shape[-2], self.e_step
         if not self.causal:
             return n
-        return min(n, step.common + (stop + step.keys(n) - self.queries.shape[-2]) * step.per_key)
+        keys = max(1, stop + step.keys(n) - self.queries.shape[-2])
+        return min(n, step.common + keys * step.per_key)
 
     def blocks(self, adapting: bool = False) -> list[slice]:
         """The queries in blocks; one where sizes are symbols of a graph that is exported."""

@@ -82,14 +82,9 @@ def fused_attention(
     r"""Attention on packed queries, keys and values.
 
     With ``causal`` the last M components belong to the M queries: query m may attend to component n if
-    :math:`n \le m + N - M`. With ``attn_mask`` it may attend to those that are marked, and gets zero if none is.
-
-    Raises:
-        ValueError: If attention is causal and there are more queries than components.
+    :math:`n \le m + N - M`. With ``attn_mask`` it may attend to those that are marked. It gets zero if there is none.
     """
     m, n = queries.shape[-2], keys.shape[-2]
-    if causal and m > n:
-        raise ValueError(f"causal attention of {m} queries over {n} components: every query needs one of its own")
     if causal and m != n:  # the kernels' own causal mask starts at the first component
         causal = False
         if m > 1:

@@ -130,6 +130,23 @@ def test_the_last_components_belong_to_the_queries(m: int) -> None:
     assert_close(attend(queries, mixture, causal=True), expected)
 
 
+@pytest.mark.parametrize("returns", ["mean", "variance", "evidence"])
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("components", [1, 3])
+def test_of_more_queries_than_components_the_first_see_none(components: int, values: bool, returns: Any) -> None:
+    mixture = with_gradients(draw("diagonal", values=values, components=components))
+    queries = draw_queries().requires_grad_()
+    attn_mask = triangle(QUERIES, components)
+    actual = attend(queries, mixture, returns=returns, causal=True)
+    expected = EXPLICIT[returns](queries, mixture, attn_mask)
+    assert_close(actual, expected)
+    assert (actual[:, : QUERIES - components] == (-math.inf if returns == "evidence" else 0)).all()
+    inputs, weight = [queries, *tensors(mixture).values()], torch.randn_like(expected)
+    finite = (each.where(each.isfinite(), 0) for each in (actual, expected))
+    for one, other in zip(*(gradients(each, inputs, weight) for each in finite), strict=True):
+        assert_close(one, other)
+
+
 @pytest.mark.parametrize("noise", [0.3, torch.tensor(0.3, dtype=torch.double)])
 def test_any_noise(noise: float | Tensor) -> None:
     mixture, queries = replace(draw("diagonal"), noise_variance=noise), draw_queries()
@@ -480,8 +497,6 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture, queries = draw("diagonal"), draw_queries()
     with pytest.raises(ValueError, match="width is 10, which is not a multiple of heads = 4"):
         DenoisingAttention(10, 4)
-    with pytest.raises(ValueError, match="causal attention of 8 queries over 7 components"):
-        attend(torch.randn(BATCH, 8, WIDTH, dtype=torch.double), mixture, causal=True)
     with pytest.raises(ValueError, match="returns is 'median': choose one of mean, variance, evidence"):
         attend(queries, mixture, returns="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="form is 'official': choose one of exact, published"):
@@ -502,6 +517,7 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, {}, "queries has type NoneType: give a tensor"),
         (torch.zeros(2, 3), {"attn_mask": torch.ones(2, 4)}, "attn_mask has dtype float32: give booleans, True where"),
         (torch.zeros(2, 3), {"dropout": -0.1}, r"dropout is -0\.1: give a probability from 0 to 1"),
+        (torch.zeros(2, 3), {"causal": "yes"}, "causal is 'yes': give True or False"),
         (torch.zeros(2, 3), {"dropout": math.nan}, "dropout is nan: give a probability from 0 to 1"),
         (torch.zeros(2, 3), {"mixture": torch.zeros(4, 3)}, "mixture has type Tensor: give a pf.Mixture"),
     ],

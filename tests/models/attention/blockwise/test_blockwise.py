@@ -54,12 +54,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, D])
-@pytest.mark.parametrize("restricted", ["", "causal", "attn_mask", "one row"])
+@pytest.mark.parametrize("restricted", ["", "causal", "causal, more queries", "attn_mask", "one row"])
 def test_without_more_it_is_attention(columns: int | None, restricted: str, blocks: bool) -> None:
     queries, mixture = draw(columns, 2, masked=True)
+    queries = torch.cat([queries, queries + 1], -2) if restricted == "causal, more queries" else queries
     mixture = replace(mixture, value_variances=torch.rand(N if columns == 1 else 1, V).double() + 0.1)
     how: dict[str, Any] = {
         "causal": {"causal": True},
+        "causal, more queries": {"causal": True},
         "attn_mask": {"attn_mask": torch.rand(2, M, N) < 0.6},
         "one row": {"attn_mask": torch.rand(2, 1, N) < 0.6},
     }.get(restricted, {})
@@ -98,6 +100,37 @@ def test_causal_means_and_their_gradients_are_those_of_the_matrix(
     gradients = (torch.autograd.grad(y, leaves, upstream, retain_graph=True) for y in (actual, expected))
     for one, other in zip(*gradients, strict=True):
         close(one, other, 1e-8)
+
+
+@pytest.mark.parametrize("columns", [1, D])
+def test_the_first_of_more_queries_than_keys_move_no_mean(columns: int, blocks: bool) -> None:
+    _, mixture = draw(columns, 2)
+    queries = randn(2, M + 4, D).requires_grad_()
+    assert mixture.values is not None
+    expected = causal_responsibilities(queries, mixture, steps=2, pseudo_counts=0.7) @ mixture.values
+    actual = blockwise_attend(queries, mixture, steps=2, pseudo_counts=0.7, causal=True)
+    close(actual, expected)
+    assert (actual[:, :4] == 0).all()
+    upstream = randn(*expected.shape)
+    close(*(torch.autograd.grad(y, queries, upstream)[0] for y in (actual, expected)), 1e-8)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"common": 1}, {"per_key": 2, "common": 1, "hard": True}], ids=str)
+def test_queries_before_the_first_key_see_the_common_components_alone(
+    options: dict[str, Any], steps: int, blocks: bool
+) -> None:
+    """Those that see a key have the answers that they would have without the others, as long as no mean adapts."""
+    queries, mixture = draw()
+    e_step = EStep(**options, positions=RelativePositions(randn(5, D), randn(5, D), randn(5, V)))
+    more = e_step.keys(N) + 2
+    queries = randn(more, D)
+    how: dict[str, Any] = {"e_step": e_step, "causal": True, "steps": steps}
+    actual = blockwise_attend(queries, mixture, **how)
+    assert actual.isfinite().all() and mixture.values is not None
+    close(actual[:2], mixture.values[:1].expand(2, V) if e_step.common else torch.zeros(2, V).double())
+    if not steps:
+        close(actual[2:], blockwise_attend(queries[2:], mixture, **how))
 
 
 def test_causal_adaptation_leaks_nothing_in_blocks(blocks: bool) -> None:
@@ -350,6 +383,7 @@ def _element(mixture: Mixture, i: int) -> Mixture:
         ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
         ({"tolerance": 0.0}, "tolerance is 0.0; it must be positive and finite, or None"),
         ({"tolerance": "small"}, "tolerance is 'small', a str: give a number"),
+        ({"causal": 1}, "causal is 1: give True or False"),
         ({"causal": True, "attn_mask": torch.ones(M, N, dtype=torch.bool)}, "causal and attn_mask both restrict"),
         ({"e_step": EStep(per_key=2)}, "per_key is 2 and common 0: 7 components are no multiple"),
         ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
@@ -376,12 +410,6 @@ def test_a_mixture_without_values() -> None:
     queries, mixture = draw()
     with pytest.raises(ValueError, match="the mixture has no values: give Mixture"):
         blockwise_attend(queries, replace(mixture, values=None))
-
-
-def test_more_queries_than_keys_cannot_be_causal() -> None:
-    queries, mixture = draw()
-    with pytest.raises(ValueError, match="causal attention of 14 queries over 7 keys"):
-        blockwise_attend(torch.cat([queries, queries]), mixture, causal=True)
 
 
 @pytest.mark.compile
