@@ -75,7 +75,7 @@ def ours(problem: Problem, steps: int) -> Fit:
         pf.Mixture(problem.log_weights, problem.vectors, problem.variances, noise_variance=0.0),
         steps=steps,
         moves=("means", "variances", "weights"),
-        priors=pf.em.ConjugatePriors(means=0.0),
+        priors=pf.em.ConjugatePriors(pseudo_counts=0.0),
     ).mixture
     variances = state.dense_variances()
     assert variances is not None

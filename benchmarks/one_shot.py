@@ -92,7 +92,7 @@ def adapted(steps: int, variational: bool = False) -> Method:
     """EM of the class means, each under the prior N(its labeled example, I)."""
 
     def method(tasks: Tasks, precision: float) -> Tensor:
-        priors = pf.em.ConjugatePriors(means=1 / precision)
+        priors = pf.em.ConjugatePriors(pseudo_counts=1 / precision)
         start = _mixture(tasks.support, precision)
         state = pf.em.adapt(tasks.queries, start, steps=steps, priors=priors, variational=variational)
         return responsibilities(tasks.queries, state.mixture)

@@ -100,7 +100,7 @@ def precision_without_log_det(draw: Draw) -> Tensor:
 def unsupervised(draw: Draw) -> Tensor:
     """EM of keys and precisions on the queries; which keys are corrupted is unknown."""
     start = mixture(draw, draw.keys, torch.ones_like(draw.corruption), noise=0.0)
-    priors = pf.em.ConjugatePriors(means=1.0, shape=2.0, rate=0.5)
+    priors = pf.em.ConjugatePriors(pseudo_counts=1.0, shape=2.0, rate=0.5)
     state = pf.em.adapt(draw.queries, start, steps=20, moves=("means", "variances"), priors=priors)
     return log_joint(draw.queries, state.mixture)
 
@@ -109,7 +109,7 @@ def variational(draw: Draw) -> Tensor:
     """Keys adapted to the queries with known corruption, and a posterior for each vector."""
     posterior = _posterior(draw)
     assert isinstance(posterior.variances, Tensor)
-    priors = pf.em.ConjugatePriors(means=NOISE / posterior.variances[:, 0])
+    priors = pf.em.ConjugatePriors(pseudo_counts=NOISE / posterior.variances[:, 0])
     start = mixture(draw, posterior.means)
     return log_joint(draw.queries, pf.em.adapt(draw.queries, start, steps=30, priors=priors, variational=True).mixture)
 

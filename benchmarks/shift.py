@@ -129,7 +129,7 @@ def moments_matched(problem: Problem, precision: float) -> Tensor:
 
 def keys(problem: Problem, precision: float, prior: float) -> Tensor:
     """Keys adapt to all queries; labels are not used."""
-    priors = pf.em.ConjugatePriors(means=prior)
+    priors = pf.em.ConjugatePriors(pseudo_counts=prior)
     state = pf.em.adapt(problem.queries, problem.mixture(precision), steps=STEPS, priors=priors)
     return pf.attend(problem.queries, state.mixture)
 
@@ -145,7 +145,7 @@ def adapted_to_labels(moves: tuple[pf.em.Moves, ...]) -> Method:
             value_mask=problem.value_mask,
             steps=STEPS,
             moves=moves,
-            priors=pf.em.ConjugatePriors(means=prior, values=value_prior),
+            priors=pf.em.ConjugatePriors(pseudo_counts=prior, value_pseudo_counts=value_prior),
         )
         return pf.attend(problem.queries, state.mixture)
 

@@ -68,7 +68,7 @@ def key_paths(_: Path) -> Any:
     start = pf.Mixture(
         torch.zeros(3).log_softmax(-1), torch.tensor([[0.0, 0.1], [0.1, 0.0], [0.1, -0.1]]), noise_variance=1.0
     )
-    return pf.plots.key_paths(queries, start, steps=12, priors=ConjugatePriors(means=1.0))[0]
+    return pf.plots.key_paths(queries, start, steps=12, priors=ConjugatePriors(pseudo_counts=1.0))[0]
 
 
 def query_paths(_: Path) -> Any:

@@ -170,13 +170,13 @@ def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | No
     """The mixture of the E-step: in the variational form, the uncertainty of a mean lowers its component's weight."""
     if spread is None:
         return state
-    prior_counts = tensor_like(priors.means, spread)
+    prior_counts = tensor_like(priors.pseudo_counts, spread)
     return replace(state, log_weights=state.log_weights - 0.5 * state.width / (prior_counts + spread))
 
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
     """The predictive mixture of a new query, with the means integrated out; of absent components under their prior."""
-    prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
+    prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=spread.dtype, device=spread.device)
     own = state.dense_variances()
     own = at_least_float32(state.means.new_zeros(1, 1) if own is None else own)
     of_mean = (own + state.query_variance) / (prior_counts + spread)[..., None]
@@ -248,7 +248,7 @@ def _checked_moves(
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
     else:
         cholesky(query_covariances(mixture))  # raises unless all are positive definite
-    if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.means) > 0).all()):
+    if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.pseudo_counts) > 0).all()):
         raise ValueError(
             "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
         )

@@ -37,7 +37,7 @@ def m_step(
     anchor, means = start.means - origin, state.means - origin
     new: dict[str, Any] = {}
     if "means" in moves:
-        means = update_means(statistics.queries, statistics.counts, anchor, means, priors.means)
+        means = update_means(statistics.queries, statistics.counts, anchor, means, priors.pseudo_counts)
         new["means"] = means + origin
     if "variances" in moves:
         current, initial = moving_variances(state), moving_variances(start)
@@ -48,9 +48,11 @@ def m_step(
         assert statistics.values is not None and statistics.value_counts is not None
         assert start.values is not None and state.values is not None
         known = (statistics.values, statistics.value_counts)
-        new["values"] = update_means(*known, start.values, state.values, priors.values)
+        new["values"] = update_means(*known, start.values, state.values, priors.value_pseudo_counts)
     if "weights" in moves:
-        new["log_weights"] = update_log_weights(statistics.counts, priors.weights, state.log_weights, state.present)
+        new["log_weights"] = update_log_weights(
+            statistics.counts, priors.concentration, state.log_weights, state.present
+        )
     return replace(state, **new)  # which checks the mixture: once a step
 
 
@@ -60,7 +62,7 @@ def log_prior(
     """Log prior density of the adapted parameters up to a constant; in the variational form, with their entropy."""
     parts = [state.means.new_zeros(state.log_weights.shape)]
     if spread is not None:
-        prior_counts = torch.as_tensor(priors.means, dtype=spread.dtype, device=spread.device)
+        prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=spread.dtype, device=spread.device)
         share = prior_counts / (prior_counts + spread)
         parts.append(-0.5 * state.width * (share - 1 - share.log()))
     if "means" in moves or "variances" in moves:
@@ -70,9 +72,11 @@ def log_prior(
     if "values" in moves:
         assert state.values is not None and start.values is not None and state.value_variances is not None
         distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
-        parts.append(-0.5 * torch.as_tensor(priors.values, dtype=distance.dtype, device=distance.device) * distance)
-    if "weights" in moves and priors.weights != 1:
-        parts.append((priors.weights - 1) * state.log_weights)
+        parts.append(
+            -0.5 * torch.as_tensor(priors.value_pseudo_counts, dtype=distance.dtype, device=distance.device) * distance
+        )
+    if "weights" in moves and priors.concentration != 1:
+        parts.append((priors.concentration - 1) * state.log_weights)
     total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
     present = torch.broadcast_to(start.present, total.shape)
     return torch.where(present, total, 0).sum(-1)
@@ -81,7 +85,7 @@ def log_prior(
 def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
     """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
     moved = state.means - start.means
-    prior_counts = torch.as_tensor(priors.means, dtype=moved.dtype, device=moved.device)
+    prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=moved.dtype, device=moved.device)
     initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
     if isinstance(state.variances, Covariances):
         factor = cholesky(query_covariances(initially))

@@ -55,7 +55,9 @@ start = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
 mixture = pf.Mixture(
     torch.zeros(3).log_softmax(-1), start, torch.ones(3, 1), noise_variance=0.0
 )
-priors = pf.em.ConjugatePriors(weights=2.0, means=0.3, shape=2.0, rate=2.0)
+priors = pf.em.ConjugatePriors(
+    concentration=2.0, pseudo_counts=0.3, shape=2.0, rate=2.0
+)
 moves = ("means", "variances", "weights")
 model = pf.MixtureAttention.conjugate(mixture, priors, moves)
 

@@ -20,7 +20,7 @@ __all__ = ["default_priors", "model_of", "sites_of"]
 
 def default_priors(priors: ConjugatePriors | None) -> ConjugatePriors:
     """The priors of a fit or, after maximum likelihood, weak ones: means are worth a hundredth of a row."""
-    return ConjugatePriors(means=0.01) if priors is None else priors
+    return ConjugatePriors(pseudo_counts=0.01) if priors is None else priors
 
 
 def model_of(
@@ -46,9 +46,10 @@ def model_of(
     Raises:
         ValueError: If a prior is improper.
     """
-    if not priors.means > 0:
+    if not priors.pseudo_counts > 0:
         raise ValueError(
-            f"priors.means is {priors.means}; a proper prior over means needs a positive number: give 0.01"
+            f"priors.pseudo_counts is {priors.pseudo_counts}; a proper prior over means needs a positive number: give "
+            "0.01"
         )
     mean, variance = (part.to(mixture.means) for part in moments)
     options: dict[str, Any] = {}
@@ -58,8 +59,8 @@ def model_of(
         options["correlation"] = dist.LKJCholesky(mixture.width, mixture.means.new_ones(()))
     return MixtureAttention(
         mixture if kind != "full" else _without_correlations(mixture),
-        keys=GaussianVectors(mean.expand_as(mixture.means).clone(), priors.means),
-        weights=dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.weights)),
+        keys=GaussianVectors(mean.expand_as(mixture.means).clone(), priors.pseudo_counts),
+        weights=dist.Dirichlet(mixture.means.new_full((mixture.components,), priors.concentration)),
         **options,
     )
 

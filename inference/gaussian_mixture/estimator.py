@@ -54,8 +54,8 @@ class GaussianMixture(FittedMixture):
         means_init: Means to start at, with shape :math:`(K, D)`.
         precisions_init: Precisions to start at, in the shape of ``precisions_``.
         priors: Conjugate priors, :class:`~pyroformer.em.ConjugatePriors`; EM then finds the mode of the posterior.
-            Means are centered at the mean of all rows, which is worth ``priors.means`` rows to each component. With
-            ``rate=None`` the variances of all rows, over :math:`K^{2/D}`, are worth one row. None is maximum
+            Means are centered at the mean of all rows, which is worth ``priors.pseudo_counts`` rows to each component.
+            With ``rate=None`` the variances of all rows, over :math:`K^{2/D}`, are worth one row. None is maximum
             likelihood.
         batch_size: The number of rows that are read at a time; None is all. A ``numpy.memmap`` then stays on disk.
         learning_decay: How fast :meth:`partial_fit` forgets, see

@@ -152,7 +152,8 @@ class FittedMixture(Estimator):
         all of whose coordinates have to be known.
 
         Arguments:
-            priors: The priors; None are those of the fit or, after maximum likelihood, ``ConjugatePriors(means=0.01)``.
+            priors: The priors; None are those of the fit or, after maximum likelihood,
+                ``ConjugatePriors(pseudo_counts=0.01)``.
 
         Raises:
             ValueError: If a prior is improper.

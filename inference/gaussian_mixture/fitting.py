@@ -79,7 +79,7 @@ class Problem:
     def em_priors(self) -> ConjugatePriors:
         """The priors, with the rate of one row where they have none; flat ones for maximum likelihood."""
         if self.priors is None:
-            return ConjugatePriors(means=0.0, rate=0.0)
+            return ConjugatePriors(pseudo_counts=0.0, rate=0.0)
         if self.priors.rate is not None:
             return self.priors
         rate = rate_of_one_row(self.summary.variance, self.components, self.kind)
@@ -198,7 +198,7 @@ def _shared(statistics: Statistics, means: Tensor, initial: Tensor, priors: Conj
     """The covariance that all components share: the mean of each one's own, and one prior for all."""
     flat = replace(priors, shape=1.0, rate=0.0)
     own = update_variances(statistics, means, initial, flat)
-    degrees = statistics.counts + torch.as_tensor(flat.means > 0).to(statistics.counts)
+    degrees = statistics.counts + torch.as_tensor(flat.pseudo_counts > 0).to(statistics.counts)
     rate = rate_of_variances(priors, means, None, True)
     total = (degrees[:, None, None] * own).sum(0) + 2 * rate
     return (total / (degrees.sum() + 2 * (priors.shape - 1))).expand_as(own)

@@ -43,9 +43,11 @@ def check_priors(priors: object) -> ConjugatePriors:
         ValueError: If they are none, or have one number for each component.
     """
     if not isinstance(priors, ConjugatePriors):
-        raise ValueError(f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(means=0.01), or None")
-    if isinstance(priors.means, Tensor):
-        raise ValueError("priors.means is a tensor; components have no order before the fit: give one number")
+        raise ValueError(
+            f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(pseudo_counts=0.01), or None"
+        )
+    if isinstance(priors.pseudo_counts, Tensor):
+        raise ValueError("priors.pseudo_counts is a tensor; components have no order before the fit: give one number")
     return priors
 
 

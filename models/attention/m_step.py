@@ -53,36 +53,36 @@ class ConjugatePriors:
     variances are worth one query, and the prior of the weights is flat.
 
     Arguments:
-        means: :math:`\kappa`, the number of queries that the initial mean is worth: a number, or one for each component
-            with shape :math:`(*, N)`. A fixed prior precision :math:`\theta` is
+        pseudo_counts: :math:`\kappa`, the number of queries that the initial mean is worth: a number, or one for each
+            component with shape :math:`(*, N)`. A fixed prior precision :math:`\theta` is
             :math:`\kappa_n = \theta (\sigma_n^2 + s)`. With 0 the means are those of maximum likelihood.
-        values: The same for values.
-        shape: :math:`a \ge 1`.
-        rate: :math:`b \ge 0`. For full covariances the density is
+        value_pseudo_counts: The same for values: the number of known values that the initial one is worth.
+        shape: :math:`a \ge 1`, the shape of the Gamma prior of each precision :math:`1 / (\sigma_n^2 + s)`.
+        rate: :math:`b \ge 0`, its rate. For full covariances the density is
             :math:`|\Lambda|^{a - 1} \exp(-b \, \text{tr} \Lambda)`. With None the
             initial variance :math:`V^0` is worth one query where :math:`\kappa > 0`, so that with :math:`a = 1` a
             component without queries keeps it: :math:`b` is :math:`D V^0 / 2`, for diagonal variances
             :math:`V^0 / 2` in each dimension, and for full ones :math:`b I` is :math:`V^0 / 2`. With 0 a component
             that shrinks onto equal queries ends at the floor.
-        weights: :math:`c \ge 1`.
+        concentration: :math:`c \ge 1`, of the Dirichlet prior of the weights.
 
     Raises:
         ValueError: If one of them is out of range.
 
     Examples:
-        >>> ConjugatePriors(means=-1.0)
+        >>> ConjugatePriors(pseudo_counts=-1.0)
         Traceback (most recent call last):
-        ValueError: means is -1.0; it must be at least 0 and finite
+        ValueError: pseudo_counts is -1.0; it must be at least 0 and finite
     """
 
-    means: float | Float[Tensor, "*batch n"] = 1.0
-    values: float | Float[Tensor, "*batch n"] = 1.0
+    pseudo_counts: float | Float[Tensor, "*batch n"] = 1.0
+    value_pseudo_counts: float | Float[Tensor, "*batch n"] = 1.0
     shape: float = 1.0
     rate: float | None = None
-    weights: float = 1.0
+    concentration: float = 1.0
 
     def __post_init__(self) -> None:
-        least = {"means": 0, "values": 0, "shape": 1, "rate": 0, "weights": 1}
+        least = {"pseudo_counts": 0, "value_pseudo_counts": 0, "shape": 1, "rate": 0, "concentration": 1}
         for field in fields(self):
             value = getattr(self, field.name)
             if value is None:
@@ -216,7 +216,7 @@ def update_variances(
     if second is None:
         raise ValueError("variances need second moments; call expected_statistics with squares")
     full, smallest = second.ndim > means.ndim, torch.finfo(means.dtype).tiny
-    prior_counts = tensor_like(priors.means, means)[..., None]
+    prior_counts = tensor_like(priors.pseudo_counts, means)[..., None]
     count, moved = statistics.counts[..., None], means - initial
     degrees = count + (prior_counts > 0)
     if full:
@@ -251,7 +251,7 @@ def rate_of_variances(
     if initial is None:
         return 0 * identity
     # one query, as the density of the means under their prior is one more factor of the variances, whatever kappa
-    informed = (torch.as_tensor(priors.means, device=means.device) > 0)[..., None]
+    informed = (torch.as_tensor(priors.pseudo_counts, device=means.device) > 0)[..., None]
     dimensions = means.shape[-1] if not full and initial.shape[-1] == 1 else 1
     return 0.5 * dimensions * (informed[..., None] if full else informed) * initial
 

@@ -29,11 +29,11 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
     arguments: dict[str, Any] = {}
     for name in moves:
         if name == "means":
-            arguments["keys"] = GaussianVectors(mixture.means, priors.means)
+            arguments["keys"] = GaussianVectors(mixture.means, priors.pseudo_counts)
         elif name == "values":
             if mixture.values is None:
                 raise ValueError("values cannot have a prior in a mixture without any: give it values")
-            arguments["values"] = GaussianVectors(mixture.values, priors.values)
+            arguments["values"] = GaussianVectors(mixture.values, priors.value_pseudo_counts)
         elif name == "variances":
             arguments["precision"] = _precision_prior(mixture, priors, "means" in moves)
         elif name == "weights":
@@ -45,7 +45,7 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
 
 def _concentration(mixture: Mixture, priors: ConjugatePriors) -> Tensor:
     """Concentration of the prior over weights; 1 for absent components, whose zero weights add nothing to densities."""
-    concentration = torch.where(mixture.present, mixture.means.new_tensor(priors.weights), 1)
+    concentration = torch.where(mixture.present, mixture.means.new_tensor(priors.concentration), 1)
     return concentration if concentration.ndim == 1 else concentration[..., None, :]
 
 
@@ -57,7 +57,7 @@ def _precision_prior(mixture: Mixture, priors: ConjugatePriors, moving: bool) ->
         raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
     shape = torch.full_like(rate, priors.shape)
     if not moving:
-        shape = shape + 0.5 * mixture.width * (torch.as_tensor(priors.means, device=rate.device) > 0)
+        shape = shape + 0.5 * mixture.width * (torch.as_tensor(priors.pseudo_counts, device=rate.device) > 0)
     prior: Distribution = dist.Gamma(shape, rate)
     return prior
 

@@ -229,7 +229,7 @@ def test_value_guide_goes_with_known_values(batch: tuple[int, ...]) -> None:
 # ---------------------------------------------------------------- keys
 
 
-PRIORS = ConjugatePriors(means=0.7)
+PRIORS = ConjugatePriors(pseudo_counts=0.7)
 
 
 @in_each_batch

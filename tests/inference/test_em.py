@@ -62,7 +62,7 @@ def test_scikit_learn_step_by_step(kind: str, steps: int) -> None:
     oracle.fit(x.numpy())
     state = adapt(
         x, Mixture(weights.log(), means, 1 / precision[:, None], noise_variance=0.0), steps=steps, moves=EVERYTHING,
-        covariance=kind, priors=ConjugatePriors(means=0.0),
+        covariance=kind, priors=ConjugatePriors(pseudo_counts=0.0),
     )  # type: ignore[arg-type]  # fmt: skip
     np.testing.assert_allclose(state.mixture.means, oracle.means_, atol=1e-9)
     np.testing.assert_allclose(variances_of(state.mixture).squeeze(-1), oracle.covariances_, atol=1e-9)
@@ -77,12 +77,16 @@ def test_all_values_annotated_is_a_mixture_of_pairs() -> None:
     """With fixed variances and weights, keys and values move as the means of a diagonal mixture of [query, value]."""
     queries, mixture = draw()
     values = randn(M, V)
-    state = adapt(queries, mixture, values=values, steps=5, priors=ConjugatePriors(means=0.0, values=0.0))
+    state = adapt(
+        queries, mixture, values=values, steps=5, priors=ConjugatePriors(pseudo_counts=0.0, value_pseudo_counts=0.0)
+    )
     variances = torch.cat([(variances_of(mixture) + 0.2).expand(N, D), rand(0, V).new_zeros(N, V)], -1)
     assert mixture.value_variances is not None and mixture.values is not None and state.mixture.values is not None
     variances[:, D:] = mixture.value_variances
     pairs = Mixture(mixture.log_weights, torch.cat([mixture.means, mixture.values], -1), variances, noise_variance=0.0)
-    expected = adapt(torch.cat([queries, values], -1), pairs, steps=5, priors=ConjugatePriors(means=0.0)).mixture
+    expected = adapt(
+        torch.cat([queries, values], -1), pairs, steps=5, priors=ConjugatePriors(pseudo_counts=0.0)
+    ).mixture
     torch.testing.assert_close(state.mixture.means, expected.means[:, :D], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(state.mixture.values, expected.means[:, D:], rtol=1e-9, atol=1e-9)
 
@@ -127,14 +131,14 @@ def posterior(x: dict[str, Tensor], queries: Tensor, start: Mixture, priors: Con
         start, means=x["means"], variances=total, noise_variance=0.0, values=x["values"],
         log_weights=x["log_weights"].log_softmax(-1),
     )  # fmt: skip
-    spread = (total / priors.means).sqrt()
+    spread = (total / priors.pseudo_counts).sqrt()
     assert start.values is not None and start.value_variances is not None
-    value_spread = (start.value_variances / priors.values).sqrt()
+    value_spread = (start.value_variances / priors.value_pseudo_counts).sqrt()
     log_prior = torch.distributions.Normal(start.means, spread).log_prob(x["means"]).sum()
     log_prior = log_prior + torch.distributions.Normal(start.values, value_spread).log_prob(x["values"]).sum()
     shape, rate = (torch.tensor(x, dtype=torch.double) for x in (priors.shape, priors.rate))
     log_prior = log_prior + torch.distributions.Gamma(shape, rate).log_prob(1 / total).sum()
-    dirichlet = torch.distributions.Dirichlet(torch.full((N,), priors.weights, dtype=torch.double))
+    dirichlet = torch.distributions.Dirichlet(torch.full((N,), priors.concentration, dtype=torch.double))
     return evidence(queries, mixture, **known).sum() + log_prior + dirichlet.log_prob(x["log_weights"].softmax(-1))
 
 
@@ -259,7 +263,7 @@ def test_one_row_for_all_queries(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_empty_components_stay() -> None:
     queries, mixture = draw()
     far = replace(mixture, means=torch.cat([mixture.means[:-1], torch.full((1, D), 1e3).double()]))
-    for priors in (ConjugatePriors(means=0.0), ConjugatePriors()):
+    for priors in (ConjugatePriors(pseudo_counts=0.0), ConjugatePriors()):
         state = adapt(queries, far, steps=3, moves=EVERYTHING, priors=priors)
         torch.testing.assert_close(state.mixture.means[-1], far.means[-1])
         assert state.mixture.means.isfinite().all() and state.objective.isfinite().all()
@@ -277,7 +281,7 @@ def test_a_component_without_queries_keeps_its_variance(covariance: Any, prior_c
             noise_variance=0.0,
         ),
     )
-    priors = ConjugatePriors(means=prior_counts)
+    priors = ConjugatePriors(pseudo_counts=prior_counts)
     state = adapt(queries, mixture, steps=3, moves=("means", "variances"), covariance=covariance, priors=priors)
     expected = 2 * torch.eye(D).double() if covariance == "full" else torch.full_like(variances_of(state.mixture)[1], 2)
     torch.testing.assert_close(variances_of(state.mixture)[1], expected)
@@ -293,7 +297,7 @@ def test_component_on_one_query_keeps_a_variance() -> None:
         options: dict[str, Any] = {
             "moves": EVERYTHING,
             "covariance": covariance,
-            "priors": ConjugatePriors(means=0.0),
+            "priors": ConjugatePriors(pseudo_counts=0.0),
         }
         state = adapt(queries, mixture, steps=10, **options)
         assert state.objective.isfinite().all() and evidence(queries, state.mixture).isfinite().all()
@@ -302,7 +306,7 @@ def test_component_on_one_query_keeps_a_variance() -> None:
 def test_center_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior() -> None:
     queries, mixture = draw()
     previous = adapt(queries, mixture, steps=100, center="previous").mixture
-    maximum = adapt(queries, mixture, steps=100, priors=ConjugatePriors(means=0.0)).mixture
+    maximum = adapt(queries, mixture, steps=100, priors=ConjugatePriors(pseudo_counts=0.0)).mixture
     anchored = adapt(queries, mixture, steps=100).mixture
     likelihood = [float(evidence(queries, m).sum()) for m in (previous, maximum, anchored)]
     assert likelihood[0] == pytest.approx(likelihood[1], abs=0.05) and likelihood[0] > likelihood[2] + 0.1

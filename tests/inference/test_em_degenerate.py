@@ -57,7 +57,7 @@ def check(state: Adapted, names: list[str], tolerance: float = 1e-7) -> None:
 @pytest.mark.parametrize(("kappa", "rate"), [(1.0, None), (0.0, None), (1.0, 0.0), (0.0, 1e-3)])
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full"])
 def test_never_falls_on_degenerate_data(covariance: Any, kappa: float, rate: float | None, dtype: torch.dtype) -> None:
-    priors = ConjugatePriors(means=kappa, rate=rate)
+    priors = ConjugatePriors(pseudo_counts=kappa, rate=rate)
     for tables in data():
         queries = pad_sequence([x.to(dtype) for x in tables.values()], batch_first=True)
         lengths = torch.tensor([len(x) for x in tables.values()])
@@ -75,7 +75,7 @@ def test_empty_components_keep_their_variance() -> None:
     means = torch.tensor([[0.0, 0.0], [1.0, 0.0], [500.0, 0.0]], dtype=torch.double)
     mixture = Mixture(torch.zeros(3, dtype=torch.double).log_softmax(-1), means, noise_variance=0.7)
     for covariance, expected in (("isotropic", 0.7), ("diagonal", 0.7), ("full", 0.7 * torch.eye(2).double())):
-        for priors in (None, ConjugatePriors(means=0.0)):
+        for priors in (None, ConjugatePriors(pseudo_counts=0.0)):
             moves: Any = ("means", "variances")
             end = adapt(queries, mixture, steps=20, moves=moves, covariance=covariance, priors=priors).mixture  # type: ignore[arg-type]
             own = end.variances.matrices if isinstance(end.variances, Covariances) else end.variances
@@ -87,7 +87,7 @@ def test_tight_clusters_far_apart_in_single_precision() -> None:
     noise = 0.01 * torch.randn(50, 2)
     queries = torch.cat([noise - 100, noise + 100])
     mixture = Mixture(torch.zeros(2).log_softmax(-1), torch.tensor([[-90.0, -90], [90, 90]]), noise_variance=1.0)
-    end = adapt(queries, mixture, steps=5, moves=EVERYTHING, priors=ConjugatePriors(means=0.0)).mixture
+    end = adapt(queries, mixture, steps=5, moves=EVERYTHING, priors=ConjugatePriors(pseudo_counts=0.0)).mixture
     assert isinstance(end.variances, Tensor)
     variance = (queries[:50].double().var(0, correction=0)).mean()
     torch.testing.assert_close(end.variances.double(), variance.expand(2, 1), rtol=1e-3, atol=0)
@@ -105,7 +105,7 @@ def test_batches_have_floors_of_their_own() -> None:
 def test_masked_and_weightless_components_get_no_weight() -> None:
     queries, means = torch.randn(60, 2).double(), torch.randn(4, 2).double()
     log_weights = torch.tensor([0.5, 0.5, 1e-30, 0.0]).double().log()
-    mask, priors = torch.tensor([True, True, False, True]), ConjugatePriors(weights=5.0)
+    mask, priors = torch.tensor([True, True, False, True]), ConjugatePriors(concentration=5.0)
     options: Any = {"steps": 5, "moves": ("means", "weights"), "priors": priors}
     state = adapt(queries, Mixture(log_weights, means, noise_variance=1.0, mask=mask), **options)
     alone = adapt(queries, Mixture(log_weights[:2], means[:2], noise_variance=1.0), **options)
@@ -131,7 +131,7 @@ def test_weights_stay_where_no_query_counts() -> None:
 def test_full_covariances_with_noise_are_the_isotropic_ones() -> None:
     """The objective is EM's also where the variances do not move: they are those of queries, noise included."""
     queries, means = 2 * torch.randn(40, 2).double(), torch.randn(3, 2).double()
-    log_weights, priors = torch.zeros(3).double().log_softmax(-1), ConjugatePriors(means=5.0)
+    log_weights, priors = torch.zeros(3).double().log_softmax(-1), ConjugatePriors(pseudo_counts=5.0)
     one = Mixture(log_weights, means, torch.full((3, 1), 0.2, dtype=torch.double), noise_variance=1.0)
     other = replace(one, variances=Covariances(0.2 * torch.eye(2).double().expand(3, 2, 2)))
     states = [adapt(queries, mixture, steps=10, priors=priors) for mixture in (one, other)]
@@ -189,7 +189,7 @@ def test_known_values_are_finite(bad: float) -> None:
     assert adapt(queries, mixture, values=values, mask=unknown).objective.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["means", "values", "shape", "rate", "weights"])
+@pytest.mark.parametrize("name", ["pseudo_counts", "value_pseudo_counts", "shape", "rate", "concentration"])
 @pytest.mark.parametrize(
     ("bad", "shown"),
     [

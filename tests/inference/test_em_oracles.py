@@ -45,7 +45,7 @@ def test_log_likelihood_is_theirs(oracles: Path, name: str, columns: int, compon
     queries = torch.from_numpy(table)
     end = adapt(
         queries, start(queries, components), steps=2000, tolerance=1e-12, covariance="full",
-        moves=("means", "variances", "weights"), priors=ConjugatePriors(means=0.0),
+        moves=("means", "variances", "weights"), priors=ConjugatePriors(pseudo_counts=0.0),
     )  # fmt: skip
     assert end.converged
     assert (end.objective.diff() >= -1e-9 * (1 + end.objective[1:].abs())).all()

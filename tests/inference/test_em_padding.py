@@ -26,7 +26,7 @@ def test_the_predictive_variance_of_an_absent_component_is_that_under_its_prior(
     queries, present = torch.randn(20, 2).double(), torch.tensor([True, False, True])
     parts = torch.zeros(3).double(), torch.randn(3, 2).double(), torch.tensor([[0.5], [own], [2.0]]).double()
     without = pf.Mixture(*(part[present] for part in parts))
-    options = {"steps": 3, "variational": True, "priors": pf.em.ConjugatePriors(means=4.0)}
+    options = {"steps": 3, "variational": True, "priors": pf.em.ConjugatePriors(pseudo_counts=4.0)}
     state = pf.em.adapt(queries, pf.Mixture(*parts, mask=present), **options)
     expected = torch.full((3, 1), own + (own + 2**0.5) / 4).double()
     expected[present] = pf.em.adapt(queries, without, **options).mixture.variances

@@ -94,7 +94,7 @@ def test_statistics_of_incomplete_rows_are_the_gradients_of_their_density(kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("priors", [None, pf.em.ConjugatePriors(means=0.5, shape=1.5, weights=2.0)])
+@pytest.mark.parametrize("priors", [None, pf.em.ConjugatePriors(pseudo_counts=0.5, shape=1.5, concentration=2.0)])
 @pytest.mark.filterwarnings("ignore:.*not converged")
 def test_the_objective_never_falls(kind: Any, priors: pf.em.ConjugatePriors | None) -> None:
     options: dict[str, Any] = dict(
@@ -205,7 +205,7 @@ def test_samples_have_the_moments_of_the_mixture(kind: Any) -> None:
 @pytest.mark.parametrize("rate", [None, 0.7])
 @pytest.mark.filterwarnings("ignore:.*not converged")
 def test_the_model_has_the_objective_of_em_as_log_joint(kind: Any, rate: float | None) -> None:
-    table, priors = clusters(20), pf.em.ConjugatePriors(means=0.3, shape=1.7, rate=rate, weights=1.4)
+    table, priors = clusters(20), pf.em.ConjugatePriors(pseudo_counts=0.3, shape=1.7, rate=rate, concentration=1.4)
     joints, objectives = [], []
     for number in range(2):
         given: dict[str, Any] = dict(
@@ -228,7 +228,7 @@ def log_joint(fitted: pf.GaussianMixture, table: Tensor) -> float:
 @pytest.mark.parametrize("kind", ["tied", "full"])
 def test_models_of_matrices_have_the_joint_density_that_is_said(kind: Any) -> None:
     """Written out by torch's distributions, at the fit's own sites."""
-    table, priors = clusters(20), pf.em.ConjugatePriors(means=0.3, shape=1.7, rate=0.6, weights=1.4)
+    table, priors = clusters(20), pf.em.ConjugatePriors(pseudo_counts=0.3, shape=1.7, rate=0.6, concentration=1.4)
     fitted = pf.GaussianMixture(2, covariance_type=kind, priors=priors, random_state=0).fit(table)
     sites, covariances = fitted.sites(), fitted.covariances_.expand(2, 2, 2)
     rows = MultivariateNormal(fitted.means_, covariances).log_prob(table[:, None]) + fitted.weights_.log()
@@ -266,7 +266,7 @@ def test_the_potential_of_chains_has_a_gradient_in_all_sites() -> None:
 
 def test_the_tied_mode_is_the_mode_of_its_posterior() -> None:
     """No step away from the fit raises the log joint, written out here."""
-    table, priors = clusters(30), pf.em.ConjugatePriors(means=0.4, shape=1.6, rate=0.8)
+    table, priors = clusters(30), pf.em.ConjugatePriors(pseudo_counts=0.4, shape=1.6, rate=0.8)
     options: dict[str, Any] = dict(covariance_type="tied", priors=priors, reg_covar=0.0, tol=1e-14, max_iter=2000)
     fitted = pf.GaussianMixture(2, random_state=0, **options).fit(table)
     center = table.mean(0)
@@ -286,7 +286,8 @@ def test_typical_variances_are_worth_one_row_without_a_prior_of_means(kind: Any)
     rate = 0.5 * float(table.var(correction=0)) / 2**2  # V^0 / 2
     options: dict[str, Any] = dict(covariance_type=kind, random_state=0, reg_covar=0.0, means_init=[[0.0], [50.0]])
     one, other = (
-        pf.GaussianMixture(2, priors=pf.em.ConjugatePriors(means=0.0, rate=each), **options) for each in (None, rate)
+        pf.GaussianMixture(2, priors=pf.em.ConjugatePriors(pseudo_counts=0.0, rate=each), **options)
+        for each in (None, rate)
     )
     torch.testing.assert_close(one.fit(table).covariances_, other.fit(table).covariances_)
 
@@ -294,7 +295,7 @@ def test_typical_variances_are_worth_one_row_without_a_prior_of_means(kind: Any)
 def test_weak_priors_keep_a_component_off_equal_rows() -> None:
     table = torch.cat([torch.randn(30, 2), torch.full((4, 2), 9.0)])
     assert pf.GaussianMixture(2, random_state=0).fit(table).covariances_.diagonal(dim1=-2, dim2=-1).min() < 1e-5
-    regular = pf.GaussianMixture(2, random_state=0, priors=pf.em.ConjugatePriors(means=0.01)).fit(table)
+    regular = pf.GaussianMixture(2, random_state=0, priors=pf.em.ConjugatePriors(pseudo_counts=0.01)).fit(table)
     assert regular.covariances_.diagonal(dim1=-2, dim2=-1).min() > 0.1
 
 
@@ -332,7 +333,7 @@ def test_units_of_columns_do_not_matter() -> None:
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"random_state": "seed"}, "random_state is 'seed': give a whole number"),
         ({"priors": 0.1}, r"priors has type float: give pf.em.ConjugatePriors"),
-        ({"priors": pf.em.ConjugatePriors(means=torch.ones(2))}, "priors.means is a tensor"),
+        ({"priors": pf.em.ConjugatePriors(pseudo_counts=torch.ones(2))}, "priors.pseudo_counts is a tensor"),
         ({"weights_init": [0.4, 0.4], "n_components": 2}, "weights_init has .* the sum 0.8; .* divide them"),
         ({"means_init": [[0.0, 0.0]], "n_components": 2}, r"means_init has shape \(1, 2\); it must be \(2, 2\)"),
         ({"precisions_init": [[[1.0, 2.0], [2.0, 1.0]]]}, "precisions_init is not symmetric and positive definite"),
@@ -384,7 +385,7 @@ def changed(**options: Any) -> pf.GaussianMixture:
         (lambda: pf.GaussianMixture().fit(clusters(9)).sample(0), "n_samples is 0; it must be at least 1"),
         (lambda: pf.GaussianMixture().fit(clusters(9)).predict(torch.zeros(0, 2)), "X has 0 rows"),
         (lambda: pf.GaussianMixture().sites(), "this GaussianMixture is not fitted yet"),
-        (lambda: improper(means=0.0), "priors.means is 0.0; a proper prior over means needs a positive number"),
+        (lambda: improper(pseudo_counts=0.0), "priors.pseudo_counts is 0.0; a proper prior over means needs"),
         (lambda: improper(rate=0.0), "priors.rate is 0.0; a proper prior over precisions needs a positive one"),
         (lambda: pf.GaussianMixture(learning_decay=0.5).partial_fit(clusters(9)), "learning_decay is 0.5; it must be"),
         (lambda: pf.GaussianMixture(learning_decay=1.1).partial_fit(clusters(9)), "above 0.5 and at most 1: give 0.7"),

@@ -38,7 +38,9 @@ def test_of_one_component_and_equal_steps_it_is_the_fit_of_all_rows(kind: Any) -
     assert online.n_iter_ == 3 and not online.converged_ and len(online.lower_bounds_) == 3
 
 
-@pytest.mark.parametrize("priors", [None, pf.em.ConjugatePriors(means=0.5, shape=1.3, rate=0.4, weights=2.0)])
+@pytest.mark.parametrize(
+    "priors", [None, pf.em.ConjugatePriors(pseudo_counts=0.5, shape=1.3, rate=0.4, concentration=2.0)]
+)
 def test_a_step_is_its_formula(priors: pf.em.ConjugatePriors | None) -> None:
     """Diagonal variances, rows that count twice, and the prior at the mean of all rows."""
     first, second, counts = rows_of(40), rows_of(30, 1), torch.arange(30).double() % 3

@@ -75,8 +75,8 @@ def test_it_goes_into_pipelines_and_searches() -> None:
     steps = make_pipeline(StandardScaler(), pf.GaussianMixture(random_state=0, tol=1e-2))
     search = GridSearchCV(steps, {"gaussianmixture__n_components": [1, 3]}, cv=2).fit(table[::2])
     assert search.best_params_ == {"gaussianmixture__n_components": 3} or search.best_score_ < 0
-    copy = clone(pf.GaussianMixture(2, priors=pf.em.ConjugatePriors(means=0.1)))
-    assert copy.priors == pf.em.ConjugatePriors(means=0.1) and copy.n_components == 2
+    copy = clone(pf.GaussianMixture(2, priors=pf.em.ConjugatePriors(pseudo_counts=0.1)))
+    assert copy.priors == pf.em.ConjugatePriors(pseudo_counts=0.1) and copy.n_components == 2
 
 
 def test_its_warning_and_error_are_those_that_users_of_scikit_learn_know() -> None:

@@ -37,7 +37,9 @@ def test_adapted_keys_are_those_of_em(columns: int | None, pseudo_counts: float 
     queries, mixture = draw(columns, 2)
     mixture = replace(mixture, mask=torch.tensor([[True] * N, [True] * 4 + [False] * 2]))
     mask = torch.rand(2, M) < 0.8
-    expected = adapt(queries, mixture, steps=4, mask=mask, priors=ConjugatePriors(means=pseudo_counts)).mixture.means
+    expected = adapt(
+        queries, mixture, steps=4, mask=mask, priors=ConjugatePriors(pseudo_counts=pseudo_counts)
+    ).mixture.means
     actual = adapt_keys(queries, mixture, steps=4, mask=mask, pseudo_counts=pseudo_counts).means
     present = mixture.present[..., None]
     close(torch.where(present, actual, 0), torch.where(present, expected, 0))

@@ -27,15 +27,17 @@ def log_posterior(
     precision = own if kind == "full" else torch.diag_embed(own.expand(N, D))
     log_det = precision.logdet()
     density = (weights * (log_det - torch.einsum("mnd,nde,mne->mn", away, precision, away))).sum() / 2
-    if prior["means"] > 0:
-        pull = prior["means"] * torch.einsum("nd,nde,ne->n", moved, precision, moved)
+    if prior["pseudo_counts"] > 0:
+        pull = prior["pseudo_counts"] * torch.einsum("nd,nde,ne->n", moved, precision, moved)
         density = density + (log_det - pull).sum() / 2
     log_own, trace = (log_det, precision.diagonal(0, -2, -1)) if kind == "full" else (own.log(), own)
     return density + (prior["shape"] - 1) * log_own.sum() - prior.get("rate", 0) * trace.sum()
 
 
 @pytest.mark.parametrize("kind", ["isotropic", "diagonal", "full"])
-@pytest.mark.parametrize("prior", [{"means": 2.5, "shape": 1.7, "rate": 0.3}, {"means": 0.0, "shape": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "prior", [{"pseudo_counts": 2.5, "shape": 1.7, "rate": 0.3}, {"pseudo_counts": 0.0, "shape": 1.0}], ids=str
+)
 def test_variances_are_the_mode(kind: str, prior: dict[str, float]) -> None:
     queries, weights = torch.randn(M, D).double(), torch.rand(M, N).double()
     means, initial = torch.randn(2, N, D).double()
@@ -53,7 +55,9 @@ def test_a_component_with_neither_queries_nor_a_prior_keeps_its_variance(kind: s
     current = torch.eye(D).expand(N, D, D) if kind == "full" else torch.ones(N, 1 if kind == "isotropic" else D)
     zeros = torch.zeros(N, D)
     statistics = Statistics(torch.zeros(N), zeros, 0 * current, None, None, torch.zeros(()))
-    assert torch.equal(update_variances(statistics, zeros, zeros, ConjugatePriors(means=0.0), current=current), current)
+    assert torch.equal(
+        update_variances(statistics, zeros, zeros, ConjugatePriors(pseudo_counts=0.0), current=current), current
+    )
 
 
 def test_a_scatter_that_rounding_puts_below_zero_is_zero() -> None:

@@ -239,7 +239,7 @@ def test_values_that_are_not_known_may_be_anything() -> None:
 # ---------------------------------------------------------------- EM
 
 
-PRIORS = ConjugatePriors(means=0.8, values=0.5, shape=2.0, rate=0.7, weights=1.4)
+PRIORS = ConjugatePriors(pseudo_counts=0.8, value_pseudo_counts=0.5, shape=2.0, rate=0.7, concentration=1.4)
 MOVES = ("means", "values", "variances", "weights")
 
 
@@ -249,10 +249,10 @@ def objective(mixture: Mixture, data: tuple[Tensor, ...], start: Mixture) -> Ten
     precision = 1 / (mixture.dense_variances() + mixture.query_variance)
     j = evidence(queries, mixture, None, values, value_mask).sum()
     moved = (mixture.means - start.means).square()
-    j = j + 0.5 * (WIDTH * precision.log() - PRIORS.means * precision * moved.sum(-1, keepdim=True)).sum()
+    j = j + 0.5 * (WIDTH * precision.log() - PRIORS.pseudo_counts * precision * moved.sum(-1, keepdim=True)).sum()
     j = j + ((PRIORS.shape - 1) * precision.log() - PRIORS.rate * precision).sum()
-    j = j - 0.5 * PRIORS.values * ((mixture.values - start.values).square() / start.value_variances).sum()
-    return j + (PRIORS.weights - 1) * mixture.log_weights.sum()
+    j = j - 0.5 * PRIORS.value_pseudo_counts * ((mixture.values - start.values).square() / start.value_variances).sum()
+    return j + (PRIORS.concentration - 1) * mixture.log_weights.sum()
 
 
 def sites(mixture: Mixture, batch: tuple[int, ...]) -> dict[str, Tensor]:
@@ -330,7 +330,7 @@ def test_gradient_is_zero_where_em_ends() -> None:
 def test_em_does_not_move_from_where_svi_ends() -> None:
     start, data = draw(), observed()
     queries, values, value_mask = data
-    priors = ConjugatePriors(means=0.8, values=0.5)
+    priors = ConjugatePriors(pseudo_counts=0.8, value_pseudo_counts=0.5)
     model = MixtureAttention.conjugate(start, priors, ("means", "values"))
     guide = point_masses(model, {"keys": start.means, "values": start.values})
     svi = SVI(model, guide, torch.optim.Adam, loss=elbo(), lr=0.05)
@@ -347,9 +347,9 @@ def em_step(at: Mixture, start: Mixture, data: tuple[Tensor, ...], priors: Conju
     queries, values, value_mask = data
     weights = responsibilities(queries, at, None, values, value_mask)
     known = weights * value_mask[..., None]
-    prior_counts = torch.as_tensor(priors.means)
+    prior_counts = torch.as_tensor(priors.pseudo_counts)
     vectors = (prior_counts * start.means + weights.mT @ queries) / (prior_counts + weights.sum(-2))[..., None]
-    prior_counts = torch.as_tensor(priors.values)
+    prior_counts = torch.as_tensor(priors.value_pseudo_counts)
     new = (prior_counts * start.values + known.mT @ values) / (prior_counts + known.sum(-2))[..., None]
     return replace(at, means=vectors, values=new)
 
@@ -550,7 +550,7 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
             "rate is 0.0; a proper prior",
         ),
         (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves names 'keys'; choose among"),
-        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(means=0.0)), "pseudo_counts is 0.0; it must be"),
+        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(pseudo_counts=0.0)), "pseudo_counts is 0.0; it"),
         (lambda: MixtureAttention.conjugate(bad(values=None, value_variances=None), moves=("values",)), "without any"),
     ],
 )  # fmt: skip
