@@ -13,14 +13,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..models.attention.key_adaptation import check_steps
-from ..models.attention.m_step import ConjugatePriors, Covariance, expected_statistics
+from ..models.attention.m_step import ConjugatePriors, Covariance, checked_priors, expected_statistics
 from ..models.attention.mixture import Covariances, Mixture, in_dtype
 from ..models.attention.observations import Observations
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
 from ..models.attention.value_map import value_map
-from ..models.utils.choices import check_choice
+from ..models.utils.choices import check_choice, chosen
+from ..models.utils.numbers import check_not_negative
 from ..models.utils.precision import at_least_float32
 from ..models.utils.scalars import tensor_like
+from ..models.utils.tensor_checks import check_leading
 from .em_steps import Moves, log_prior, m_step
 from .moving_variances import moving_variances, scale_of, with_noise_in_variances
 
@@ -38,8 +40,8 @@ class Adapted(NamedTuple):
     Arguments:
         mixture: The mixture. If variances were adapted, they are those of queries and its noise variance is 0.
         objective: :math:`J` before each step and after the last, in nats up to a constant, with shape
-            :math:`(*, T + 1)`.
-        counts: Expected number of queries of each component, with shape :math:`(*, N)`.
+            :math:`(*, T + 1)`; in float32 at least, also for queries in half precision.
+        counts: Expected number of queries of each component, with shape :math:`(*, N)`, in that precision.
         converged: Whether the last step raised the objective by less than the tolerance.
     """
 
@@ -60,7 +62,7 @@ def adapt(
     mask: Bool[Tensor, "*#batch #m"] | None = None,
     steps: int = 20,
     tolerance: float | None = None,
-    moves: Sequence[Moves] | None = None,
+    moves: Moves | Sequence[Moves] | None = None,
     covariance: Covariance = "isotropic",
     priors: ConjugatePriors | None = None,
     center: Literal["initial", "previous"] = "initial",
@@ -84,9 +86,10 @@ def adapt(
         attn_mask: True where query m may have come from component n.
         mask: False for queries that are padding.
         steps: Largest number of steps.
-        tolerance: Stop when a step raises :math:`J` by less than ``tolerance * (1 + |J|)``, in every batch element.
-        moves: The parameters to adapt, of ``means``, ``values``, ``variances``, ``weights``; by default the means, and
-            the values if some are observed.
+        tolerance: Stop when a step raises :math:`J` by at most ``tolerance * (1 + |J|)``, in every batch element; 0 or
+            more, or None for all steps.
+        moves: The parameters to adapt, of ``means``, ``values``, ``variances``, ``weights``: a name, or several; by
+            default the means, and the values if some are observed.
         covariance: Form of the adapted variances: ``isotropic``, ``diagonal`` or ``full``.
         priors: The priors; by default the initial means, values and variances count as one query each.
         center: ``"previous"`` centers the prior at the means of the step before, as the authors' published code does.
@@ -110,14 +113,17 @@ def adapt(
         >>> bool((state.objective.diff() >= -1e-4).all())
         True
     """
-    priors = ConjugatePriors() if priors is None else priors
     data = Observations(queries, attn_mask, values, value_mask, mask)
     data.check(mixture)
     _check_finite(data, mixture)
     steps = check_steps(steps)
+    if tolerance is not None:
+        check_not_negative(tolerance=tolerance)
+    priors = checked_priors(priors, mixture)
+    check_leading({"queries": queries.shape[:-2], "priors": priors.batch} | mixture.leading_shapes())
     moves = _checked_moves(mixture, values, moves, covariance, priors, center, variational)
     moving = "variances" in moves
-    data, start, mean_query = _around_zero(data.with_all_rows(), mixture, double=moving)
+    data, start, mean_query = _around_zero(data.with_all_rows(), mixture, priors, double=moving)
     scale = floor = data.queries.new_zeros(())
     if moving:
         scale = scale_of(_mean_square(data), start)
@@ -140,17 +146,26 @@ def adapt(
         spread = None if spread is None else statistics.counts
     if spread is not None:
         state = _predictive(state, priors, spread)
-    end, objective, dtype = _shifted(state, data.queries, mean_query), torch.stack(trace, -1), queries.dtype
-    converged = _converged(trace, tolerance)
-    return Adapted(in_dtype(end, dtype), objective.to(dtype), statistics.counts.to(dtype), converged)
+    end, precise = _shifted(state, data.queries, mean_query), torch.promote_types(queries.dtype, torch.float32)
+    objective, counts = torch.stack(trace, -1).to(precise), statistics.counts.to(precise)
+    return Adapted(in_dtype(end, queries.dtype), objective, counts, _converged(trace, tolerance))
 
 
-def _around_zero(data: Observations, mixture: Mixture, double: bool) -> tuple[Observations, Mixture, Tensor]:
-    """Queries, padding zeroed, and mixture centered at the mean query; the mean; in double precision if ``double``."""
+def _around_zero(
+    data: Observations, mixture: Mixture, priors: ConjugatePriors, double: bool
+) -> tuple[Observations, Mixture, Tensor]:
+    """Queries, padding zeroed, and mixture centered at the mean query; the mean.
+
+    They are in float32 at least, in double precision if ``double``; queries have the batch of the priors.
+    """
     queries, values, mask = data.queries, data.values, data.mask
+    dtype = torch.promote_types(queries.dtype, torch.float32)
     if double and queries.device.type != "mps":  # which has no double precision
-        queries, mixture = queries.double(), in_dtype(mixture, torch.double)
-        values = None if values is None else values.double()
+        dtype = torch.double
+    if dtype != queries.dtype:
+        queries, mixture = queries.to(dtype), in_dtype(mixture, dtype)
+        values = None if values is None else values.to(dtype)
+    queries = queries.expand(*torch.broadcast_shapes(queries.shape[:-2], priors.batch), *queries.shape[-2:])
     mean_query = _mean_query(queries, mask)
     start, queries = _shifted(mixture, queries, -mean_query), queries - mean_query
     if mask is not None:
@@ -176,7 +191,7 @@ def _e_step_mixture(state: Mixture, priors: ConjugatePriors, spread: Tensor | No
 
 def _predictive(state: Mixture, priors: ConjugatePriors, spread: Tensor) -> Mixture:
     """The predictive mixture of a new query, with the means integrated out; of absent components under their prior."""
-    prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=spread.dtype, device=spread.device)
+    prior_counts = tensor_like(priors.pseudo_counts, spread)
     own = state.dense_variances()
     own = at_least_float32(state.means.new_zeros(1, 1) if own is None else own)
     of_mean = (own + state.query_variance) / (prior_counts + spread)[..., None]
@@ -221,7 +236,7 @@ def _shifted(mixture: Mixture, queries: Tensor, by: Tensor) -> Mixture:
 def _checked_moves(
     mixture: Mixture,
     values: Tensor | None,
-    moves: Sequence[Moves] | None,
+    moves: Moves | Sequence[Moves] | None,
     covariance: str,
     priors: ConjugatePriors,
     center: str,
@@ -229,16 +244,14 @@ def _checked_moves(
 ) -> Sequence[Moves]:
     """The parameters to adapt, after all options have been checked."""
     both: Sequence[Moves] = ("means",) if values is None else ("means", "values")
-    moves = both if moves is None else moves
-    for name in moves:
-        check_choice("moves", name, get_args(Moves))
+    names = both if moves is None else chosen("moves", moves, get_args(Moves))
     check_choice("covariance", covariance, get_args(Covariance))
     check_choice("center", center, ("initial", "previous"))
-    if "values" in moves and values is None:
+    if "values" in names and values is None:
         raise ValueError("values cannot be adapted if none is observed: give values, and value_mask if only some are")
-    if isinstance(mixture.variances, Covariances) and "variances" in moves and covariance != "full":
+    if isinstance(mixture.variances, Covariances) and "variances" in names and covariance != "full":
         raise ValueError(f"covariance is {covariance!r} but the mixture has full ones: give covariance='full'")
-    if "variances" in moves and covariance == "isotropic" and _is_diagonal(mixture):
+    if "variances" in names and covariance == "isotropic" and _is_diagonal(mixture):
         raise ValueError("covariance is 'isotropic' but the mixture has diagonal variances: give covariance='diagonal'")
     if not bool(mixture.present.any(-1).all()):
         raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
@@ -248,13 +261,13 @@ def _checked_moves(
             raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
     else:
         cholesky(query_covariances(mixture))  # raises unless all are positive definite
-    if variational and (tuple(moves) != ("means",) or not (torch.as_tensor(priors.pseudo_counts) > 0).all()):
+    if variational and (tuple(names) != ("means",) or not (torch.as_tensor(priors.pseudo_counts) > 0).all()):
         raise ValueError(
             "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
         )
     if variational and isinstance(mixture.variances, Covariances):
         raise ValueError("the variational form needs isotropic or diagonal variances")
-    return moves
+    return names
 
 
 def _is_diagonal(mixture: Mixture) -> bool:

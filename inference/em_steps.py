@@ -17,6 +17,7 @@ from ..models.attention.m_step import (
 )
 from ..models.attention.mixture import Covariances, Mixture
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
+from ..models.utils.scalars import tensor_like
 from .moving_variances import moving_variances
 
 __all__ = ["Moves", "log_prior", "log_prior_of_variances", "m_step"]
@@ -62,7 +63,7 @@ def log_prior(
     """Log prior density of the adapted parameters up to a constant; in the variational form, with their entropy."""
     parts = [state.means.new_zeros(state.log_weights.shape)]
     if spread is not None:
-        prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=spread.dtype, device=spread.device)
+        prior_counts = tensor_like(priors.pseudo_counts, spread)
         share = prior_counts / (prior_counts + spread)
         parts.append(-0.5 * state.width * (share - 1 - share.log()))
     if "means" in moves or "variances" in moves:
@@ -72,9 +73,7 @@ def log_prior(
     if "values" in moves:
         assert state.values is not None and start.values is not None and state.value_variances is not None
         distance = ((state.values - start.values).square() / state.value_variances).sum(-1)
-        parts.append(
-            -0.5 * torch.as_tensor(priors.value_pseudo_counts, dtype=distance.dtype, device=distance.device) * distance
-        )
+        parts.append(-0.5 * tensor_like(priors.value_pseudo_counts, distance) * distance)
     if "weights" in moves and priors.concentration != 1:
         parts.append((priors.concentration - 1) * state.log_weights)
     total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
@@ -85,7 +84,7 @@ def log_prior(
 def _log_prior_of_means(state: Mixture, start: Mixture, priors: ConjugatePriors) -> Tensor:
     """log N(mu_n; mu_n^0, (sigma_n^2 + s) / kappa) without its constants; zero where kappa is zero."""
     moved = state.means - start.means
-    prior_counts = torch.as_tensor(priors.pseudo_counts, dtype=moved.dtype, device=moved.device)
+    prior_counts = tensor_like(priors.pseudo_counts, moved)
     initially = replace(state, log_weights=start.log_weights)  # a component that lost its weight has a prior still
     if isinstance(state.variances, Covariances):
         factor = cholesky(query_covariances(initially))

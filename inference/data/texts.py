@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...models.batch import EOS, PAD, Batch
 from ...models.utils.choices import check_choice
+from ...models.utils.numbers import declared_number
 from ..utils.bucketing import bucket_lengths
 from .labels import Labels
 from .tokenizer import Tokenizer
@@ -205,7 +206,7 @@ def tokenize(
 
 def check_length_options(max_length: int, overlong: str) -> None:
     """Raises a ValueError if ``max_length`` is too small, or ``overlong`` is neither "split" nor "drop"."""
-    if max_length < MIN_MAX_LENGTH:
+    if declared_number("max_length", max_length, int) < MIN_MAX_LENGTH:
         raise ValueError(f"a max_length of {max_length} tokens is too short for text: give at least {MIN_MAX_LENGTH}.")
     check_choice("overlong", overlong, get_args(Overlong))
 

@@ -110,6 +110,9 @@ class _RatesOfColumns(ConjugatePriors):
 
     rate: Any = None
 
+    def _check_rate(self) -> None:
+        """Nothing: it follows from the rows."""
+
 
 class EMResult(NamedTuple):
     """The result of EM.

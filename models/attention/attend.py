@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..utils.choices import check_choice
+from ..utils.numbers import plain_number
 from ..utils.precision import at_least_float32
 from ..utils.tensor_checks import check_entries, is_readable
 from .centering import common_center, visible_center
@@ -113,8 +114,9 @@ def check_restrictions(causal: bool, attn_mask: Bool[Tensor, "..."] | None, drop
     """Raises a ValueError if attention is restricted twice, or ``dropout`` is no probability."""
     if not isinstance(causal, bool):
         raise ValueError(f"causal is {causal!r}: give True or False.")
-    if isinstance(dropout, str) or not 0 <= dropout <= 1:
-        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1")
+    number = plain_number(dropout)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+        raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1.")
     if causal and attn_mask is not None:
         raise ValueError("causal and attn_mask both restrict attention: give one of them")
 

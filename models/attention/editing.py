@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..utils.numbers import check_positive, declared_number
 from .components import concatenated, expanded, selected
 from .log_space import normalized
 from .mixture import Mixture
@@ -37,10 +38,10 @@ def compacted(mixture: Mixture, threshold: float, keep: int = 1) -> Mixture:
         >>> compacted(mixture, 0.2).means.flatten().tolist()
         [0.0, 1.0, 3.0]
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"the threshold is {threshold}: give a weight from 0 to below 1")
-    if not 1 <= keep <= mixture.components:
-        raise ValueError(f"keep is {keep}: give a number from 1 to {mixture.components}, the number of components")
+    if not 0 <= declared_number("threshold", threshold, float) < 1:
+        raise ValueError(f"threshold is {threshold}: give a weight from 0 to below 1.")
+    if not 1 <= declared_number("keep", keep, int) <= mixture.components:
+        raise ValueError(f"keep is {keep}: give a number from 1 to {mixture.components}, the number of components.")
     mixture = expanded(mixture)
     present = mixture.present
     first = torch.arange(mixture.components, device=present.device) < keep
@@ -102,7 +103,7 @@ def dropped(mixture: Mixture, components: Iterable[int]) -> Mixture:
     """
     present = mixture.present & ~_is_in(mixture, components)
     if bool((mixture.present.any(-1) & ~present.any(-1)).any()):
-        raise ValueError("all components of a text are to be dropped: keep at least one")
+        raise ValueError("all components of a text are to be dropped: keep at least one.")
     return replace(mixture, log_weights=normalized(mixture.log_weights, present), mask=present)
 
 
@@ -123,8 +124,7 @@ def scaled(mixture: Mixture, components: Iterable[int], factor: float) -> Mixtur
         >>> scaled(Mixture(torch.zeros(2), torch.zeros(2, 2)), [0], 3.0).log_weights.exp().tolist()
         [0.75, 0.25]
     """
-    if not 0 < factor < math.inf:
-        raise ValueError(f"the factor is {factor}: give a positive, finite number")
+    check_positive(factor=factor)
     log_weights = mixture.log_weights
     log_weights = torch.where(_is_in(mixture, components), log_weights + math.log(factor), log_weights)
     return replace(mixture, log_weights=normalized(log_weights, mixture.present))
@@ -148,6 +148,8 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
         >>> exchanged(one, other, {1: 2}).means.tolist()
         [[0.0], [1.0]]
     """
+    if not isinstance(components, Mapping):
+        raise ValueError(f"components is {components!r}: give a dictionary from numbers to those of the other mixture.")
     _is_in(mixture, components)
     _is_in(other, components.values())
     sources = {target: mixture.components + source for target, source in components.items()}
@@ -161,8 +163,8 @@ def exchanged(mixture: Mixture, other: Mixture, components: Mapping[int, int]) -
 
 def check_fraction(t: float) -> None:
     """Raises a ValueError unless ``t`` is a fraction of the way from a first text to a second."""
-    if not 0 <= t <= 1:
-        raise ValueError(f"t is {t}: give a number from 0, all of the first, to 1, all of the second")
+    if not 0 <= declared_number("t", t, float) <= 1:
+        raise ValueError(f"t is {t}: give a number from 0, all of the first, to 1, all of the second.")
 
 
 def _with_present_mask(mixture: Mixture) -> Mixture:
@@ -176,7 +178,9 @@ def _log(x: float) -> float:
 
 def _is_in(mixture: Mixture, components: Iterable[int]) -> Tensor:
     """Mask of the components with these indices."""
+    if not isinstance(components, Iterable):
+        raise ValueError(f"components is {components!r}: give a list of numbers from 0 to {mixture.components - 1}.")
     wanted, indices = set(components), range(mixture.components)
     if unknown := [index for index in wanted if index not in indices]:
-        raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}")
+        raise ValueError(f"there is no component {unknown[0]}: they are numbered from 0 to {mixture.components - 1}.")
     return torch.tensor([index in wanted for index in indices], device=mixture.means.device)

@@ -60,5 +60,7 @@ def visible_logsumexp(
 
 def finite_max(logits: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch 1"]:
     """The largest entry of each row, without gradient, or 0 where that is infinite."""
+    if not logits.shape[-1]:
+        return logits.new_zeros(*logits.shape[:-1], 1)
     largest = logits.detach().amax(-1, keepdim=True)
     return torch.where(largest.isfinite(), largest, 0)

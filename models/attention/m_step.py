@@ -10,7 +10,7 @@ which :func:`expected_statistics` adds up, a chunk of queries at a time.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..utils.numbers import check_not_negative, declared_number
+from ..utils.precision import at_least_float32
 from ..utils.scalars import tensor_like
 from .bayes_rule import log_joint
 from .centering import common_center
@@ -30,6 +32,7 @@ from .observations import Observations
 __all__ = [
     "ConjugatePriors",
     "Statistics",
+    "checked_priors",
     "expected_statistics",
     "rate_of_variances",
     "update_log_weights",
@@ -72,7 +75,7 @@ class ConjugatePriors:
     Examples:
         >>> ConjugatePriors(pseudo_counts=-1.0)
         Traceback (most recent call last):
-        ValueError: pseudo_counts is -1.0; it must be at least 0 and finite
+        ValueError: pseudo_counts is -1.0: give a finite number of at least 0, or one for each component.
     """
 
     pseudo_counts: float | Float[Tensor, "*batch n"] = 1.0
@@ -82,18 +85,43 @@ class ConjugatePriors:
     concentration: float = 1.0
 
     def __post_init__(self) -> None:
-        least = {"pseudo_counts": 0, "value_pseudo_counts": 0, "shape": 1, "rate": 0, "concentration": 1}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            if isinstance(value, str) or isinstance(value, bool):
-                raise ValueError(f"{field.name} is {value!r}; it must be a number")
-            numbers = torch.as_tensor(value)
-            allowed = (numbers >= least[field.name]) & numbers.isfinite()
-            if not bool(allowed.all()):
-                wrong = float(numbers[~allowed].flatten()[0])
-                raise ValueError(f"{field.name} is {wrong}; it must be at least {least[field.name]} and finite")
+        _check_counts("pseudo_counts", self.pseudo_counts)
+        _check_counts("value_pseudo_counts", self.value_pseudo_counts)
+        for name in ("shape", "concentration"):
+            number = declared_number(name, getattr(self, name), float)
+            if not 1 <= number < math.inf:
+                raise ValueError(f"{name} is {number}: give a finite number of at least 1.")
+        self._check_rate()
+
+    def _check_rate(self) -> None:
+        if self.rate is not None:
+            check_not_negative(rate=self.rate)
+
+    @property
+    def batch(self) -> torch.Size:
+        """The leading dimensions of the pseudo-counts."""
+        counts = (torch.as_tensor(each) for each in (self.pseudo_counts, self.value_pseudo_counts))
+        return torch.broadcast_shapes(*(each.shape[:-1] for each in counts))
+
+
+def checked_priors(priors: object, mixture: Mixture) -> ConjugatePriors:
+    """The priors of a mixture, those by default if they are None.
+
+    Raises:
+        ValueError: If they are none, or their pseudo-counts are neither numbers nor one for each component.
+    """
+    if priors is None:
+        return ConjugatePriors()
+    if not isinstance(priors, ConjugatePriors):
+        raise ValueError(f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(...), or None.")
+    for name in ("pseudo_counts", "value_pseudo_counts"):
+        shape = torch.as_tensor(getattr(priors, name)).shape
+        if shape[-1:] not in ((), (1,), (mixture.components,)):
+            raise ValueError(
+                f"{name} has shape {tuple(shape)}: give a number, or one for each of the {mixture.components} "
+                "components."
+            )
+    return priors
 
 
 class Statistics(NamedTuple):
@@ -129,6 +157,8 @@ def expected_statistics(
         about_means: Whether ``queries`` and ``squares`` are those of the differences to each component's mean, which
             then are taken one by one: nothing cancels, at the cost of :math:`M N D` differences.
 
+    The statistics of queries in half precision are float32, as all that is computed of them.
+
     Raises:
         ValueError: If there are no queries, or there are values and the mixture has no ``value_variances`` for them.
 
@@ -138,7 +168,7 @@ def expected_statistics(
         >>> expected_statistics(observations, mixture).counts.round(decimals=2).tolist()
         [2.0, 1.0]
     """
-    observations = observations.with_all_rows()
+    observations = _at_least_float32(observations.with_all_rows())
     queries, joint = observations.queries, _joint(mixture, observations.values is not None, about_means)
     means = torch.where(mixture.present[..., None], mixture.means, 0) if about_means else None
     batch = torch.broadcast_shapes(queries.shape[:-2], mixture.means.shape[:-2], mixture.log_weights.shape[:-1])
@@ -292,6 +322,27 @@ def update_log_weights(
     total = raised.sum(-1, keepdim=True)
     new = raised.log() - total.log()
     return new if current is None else torch.where(total > 0, new, current)
+
+
+def _at_least_float32(observations: Observations) -> Observations:
+    """Queries and values in float32 at least: float16 ends at 65504, and thousands of log densities add up to more."""
+    values = observations.values
+    values = None if values is None else at_least_float32(values)
+    return replace(observations, queries=at_least_float32(observations.queries), values=values)
+
+
+def _check_counts(name: str, value: object) -> None:
+    """Raises a ValueError unless pseudo-counts are finite and not negative."""
+    way_out = "give a finite number of at least 0, or one for each component."
+    try:
+        numbers = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is {value!r}: {way_out}") from None
+    if numbers.dtype == torch.bool:
+        raise ValueError(f"{name} is {value!r}: {way_out}")
+    allowed = (numbers >= 0) & numbers.isfinite()
+    if not bool(allowed.all()):
+        raise ValueError(f"{name} is {float(numbers[~allowed].flatten()[0])}: {way_out}")
 
 
 def _entries(queries: Tensor, squares: Covariance | None) -> int:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..utils.numbers import declared_number
 from ..utils.precision import at_least_float32
 from ..utils.scalars import tensor_like
-from ..utils.tensor_checks import check_entries, check_types
+from ..utils.tensor_checks import check_entries, check_leading, check_types
 from .centering import common_center
 from .log_space import normalized
 
@@ -115,9 +116,8 @@ class Mixture:
     def __post_init__(self) -> None:
         names = ("log_weights", "means", "mask", "values", "value_variances")
         check_types(("mask",), **{name: getattr(self, name) for name in names})
-        if self.means.ndim < 2:
-            shape = tuple(self.means.shape)
-            raise ValueError(f"means have shape {shape}: give a row for each of N components, (*, N, D)")
+        _check_variance_types(self.variances, self.noise_variance)
+        _check_rank("means", self.means, "(*, N, D)")
         _check_rows("log_weights", self.log_weights.shape, self.components)
         if self.mask is not None:
             _check_rows("mask", self.mask.shape, self.components)
@@ -133,10 +133,8 @@ class Mixture:
         elif self.variances is not None:
             _check_variances("variances", self.variances.shape, self.means.shape)
         if self.value_variances is not None:
-            if self.values is None:
-                raise ValueError("value_variances without values: give values too, or leave both out")
-            _check_variances("value_variances", self.value_variances.shape, self.values.shape)
-        self._check_leading()
+            _check_value_variances(self.values, self.value_variances)
+        check_leading(self.leading_shapes())
         self._check_signs()
 
     @classmethod
@@ -163,7 +161,14 @@ class Mixture:
             >>> torch.allclose(pf.attend(q, Mixture.from_attention(k, v)), softmax, atol=1e-5)
             True
         """
-        keys = keys if mask is None else torch.where(mask[..., None], keys, 0)
+        check_types(("mask",), ("keys",), keys=keys, values=values, mask=mask, value_variances=value_variances)
+        _check_rank("keys", keys, "(*, N, D)")
+        if mask is not None:
+            _check_rows("mask", mask.shape, keys.shape[-2], "keys")
+            check_leading({"keys": keys.shape[:-2], "mask": mask.shape[:-1]})
+            keys = torch.where(mask[..., None], keys, 0)
+        if value_variances is not None:
+            _check_value_variances(values, value_variances)
         high = at_least_float32(keys)
         center = common_center(high, mask)  # |k|^2 - |c|^2, as |c|^2 cancels but would be rounded
         lengths = ((high - center) * (high + center)).sum(-1) / (2 * math.sqrt(keys.shape[-1]))
@@ -198,6 +203,23 @@ class Mixture:
             >>> Mixture.from_nested(log_weights, inner, torch.randn(3, 2, 4), values=torch.randn(3, 4)).components
             6
         """
+        required = {
+            "log_weights": log_weights,
+            "inner_log_weights": inner_log_weights,
+            "means": means,
+            "values": values,
+        }
+        check_types((), tuple(required), variances=variances, **required)
+        _check_rank("means", means, "(*, N, R, D)")
+        n, r = means.shape[-3:-1]
+        _check_rows("log_weights", log_weights.shape, n)
+        if inner_log_weights.shape[-2:] != (n, r):
+            shape = tuple(inner_log_weights.shape)
+            raise ValueError(f"inner_log_weights has shape {shape}: give one whose dimensions end in {(n, r)}.")
+        if variances is not None and variances.shape[-3:-1] != (n, r):
+            shape = tuple(variances.shape)
+            raise ValueError(f"variances has shape {shape}: give one whose dimensions end in ({n}, {r}, D or 1).")
+        check_leading({"log_weights": log_weights.shape[:-1], "inner_log_weights": inner_log_weights.shape[:-2]})
         flat = log_weights[..., None] + inner_log_weights
         return cls(
             flat.flatten(-2),
@@ -221,13 +243,15 @@ class Mixture:
             value: Its value, with shape :math:`(V)`; None is zero.
 
         Raises:
-            ValueError: If the mixture has full covariances.
+            ValueError: If the mixture has full covariances, a shape does not fit, or there is a value and the mixture
+                has none.
 
         Examples:
             >>> mixture = Mixture.from_attention(torch.randn(5, 8), torch.randn(5, 8)).with_null()
             >>> mixture.components
             6
         """
+        self._check_null(log_weight, variance, value)
         variances = self.dense_variances()
         null_variance = variances if variances is None or variances.shape[-2] == 1 else variances[..., :1, :]
         if variance is not None:
@@ -251,6 +275,30 @@ class Mixture:
             value_variances=_prepend(self.value_variances, None, self.components),
         )
 
+    def _check_null(self, log_weight: object, variance: object, value: object) -> None:
+        """Raises unless the parts of a null component are of types and shapes that fit."""
+        for name, number, sizes in (
+            ("log_weight", log_weight, self.log_weights.shape[:-1]),
+            ("variance", variance, ()),
+        ):
+            if not isinstance(number, Tensor):
+                declared_number(name, number, float if name == "log_weight" else float | None)
+                continue
+            check_types((), **{name: number})
+            own = tuple(number.shape)
+            fits = len(own) <= len(sizes) and all(x in (1, y) for x, y in zip(own[::-1], sizes[::-1], strict=False))
+            if number.numel() != 1 and not fits:
+                raise ValueError(f"{name} has shape {own}: give a number.")
+        check_types(value=value)
+        if not isinstance(value, Tensor):
+            return
+        if self.values is None:
+            raise ValueError("value is given, and the mixture has no values: give it values, or leave value out.")
+        if value.shape not in ((), (1,), self.values.shape[-1:]):
+            raise ValueError(
+                f"value has shape {tuple(value.shape)}: give one of shape {tuple(self.values.shape[-1:])}."
+            )
+
     @property
     def width(self) -> int:
         """The number of dimensions :math:`D` of a vector."""
@@ -272,22 +320,15 @@ class Mixture:
         weighted = self.log_weights != -torch.inf
         return weighted if self.mask is None else weighted & self.mask
 
-    def _check_leading(self) -> None:
-        """Raises unless the leading dimensions of all parts broadcast."""
+    def leading_shapes(self) -> dict[str, torch.Size]:
+        """The leading dimensions of each part, by its name."""
         parts = {"means": self.means, "log_weights": self.log_weights, "mask": self.mask, "values": self.values}
         parts |= {"variances": _own_variances(self.variances), "value_variances": self.value_variances}
         rows = {"log_weights": -1, "mask": -1}
         shapes = {name: x.shape[: rows.get(name, -2)] for name, x in parts.items() if x is not None}
         if isinstance(self.variances, SharedVariances):
             shapes["variances"] = self.variances.group.shape[:-1]
-        leading = [shape for shape in shapes.values() if shape]  # in a list, as symbolic sizes have no hash
-        if all(shape == leading[0] for shape in leading):
-            return
-        try:
-            torch.broadcast_shapes(*shapes.values())
-        except RuntimeError:
-            each = ", ".join(f"{tuple(shape)} of {name}" for name, shape in shapes.items())
-            raise ValueError(f"the leading dimensions {each} do not broadcast: give those of means, or none") from None
+        return shapes
 
     def _check_signs(self) -> None:
         """Raises unless variances are finite and not negative; those of values and of queries have to be positive."""
@@ -321,6 +362,27 @@ class Mixture:
         return self.variances.dense() if isinstance(self.variances, SharedVariances) else self.variances
 
 
+def _check_variance_types(variances: object, noise_variance: object) -> None:
+    """Raises unless variances are of one of their types, and the noise is a number."""
+    if isinstance(variances, SharedVariances):
+        check_types((), ("table",), table=variances.table)
+        _check_integers(variances.group)
+    elif isinstance(variances, Covariances):
+        check_types((), ("matrices",), matrices=variances.matrices)
+    else:
+        check_types(variances=variances)
+    if not isinstance(noise_variance, Tensor):
+        declared_number("noise_variance", noise_variance, float | None)
+    elif noise_variance.ndim:
+        raise ValueError(f"noise_variance has shape {tuple(noise_variance.shape)}: give one number for all components.")
+
+
+def _check_integers(group: object) -> None:
+    if not isinstance(group, Tensor) or group.is_floating_point() or group.dtype == torch.bool:
+        kind = str(getattr(group, "dtype", type(group).__name__)).removeprefix("torch.")
+        raise ValueError(f"the group of SharedVariances is {kind}: give a tensor of whole numbers, a row of the table.")
+
+
 def _own_variances(variances: Tensor | SharedVariances | Covariances | None) -> Tensor | None:
     """The numbers that must not be negative: variances of dimensions, of groups or on the diagonal."""
     if isinstance(variances, Covariances):
@@ -337,9 +399,16 @@ def _prepend(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor
     return torch.cat([row.expand(*batch, 1, width), rows.expand(*batch, components, width)], -2)
 
 
-def _check_rows(name: str, shape: torch.Size, components: int) -> None:
+def _check_rank(name: str, vectors: Tensor, dimensions: str) -> None:
+    if vectors.ndim < dimensions.count(","):
+        shape = tuple(vectors.shape)
+        raise ValueError(f"{name} have shape {shape}: give a row for each of N components, {dimensions}.")
+
+
+def _check_rows(name: str, shape: torch.Size, components: int, of: str = "means") -> None:
     if shape[-1:] != (components,):
-        raise ValueError(f"{name} has {shape[-1:].numel()} components and means {components}; give one for each mean")
+        count = shape[-1:].numel()
+        raise ValueError(f"{name} has {count} components and {of} {components}: give one for each of the {of}.")
 
 
 def _check_width(name: str, shape: torch.Size, expected: tuple[int, ...]) -> None:
@@ -355,6 +424,12 @@ def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]
             f"{name} of shape {tuple(shape)} do not broadcast to {target} of shape {tuple(vectors)}; "
             f"give (N, D), (N, 1), (1, D){more}"
         )
+
+
+def _check_value_variances(values: Tensor | None, value_variances: Tensor) -> None:
+    if values is None:
+        raise ValueError("value_variances without values: give values too, or leave both out.")
+    _check_variances("value_variances", value_variances.shape, values.shape)
 
 
 def in_dtype(mixture: Mixture, dtype: torch.dtype) -> Mixture:

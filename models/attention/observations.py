@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from ..utils.tensor_checks import check_types
+from ..utils.tensor_checks import check_leading, check_types
 from .mixture import Mixture
 
 __all__ = ["Observations", "check_queries", "with_all_rows"]
@@ -67,7 +67,9 @@ class Observations:
         )
 
     def check(self, mixture: Mixture) -> None:
-        """Raises a ValueError unless the shapes fit a mixture."""
+        """Raises a ValueError unless types and shapes fit a mixture, and values are given where some are marked."""
+        if self.value_mask is not None and self.values is None:
+            raise ValueError("value_mask marks known values, and there are none: give values too, or leave it out.")
         check_queries(
             self.queries,
             mixture,
@@ -100,6 +102,7 @@ def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **othe
         raise ValueError(
             f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}; give them as many"
         )
+    leading = {"queries": queries.shape[:-2]}
     m, n = queries.shape[-2], mixture.components
     width = None if mixture.values is None else mixture.values.shape[-1]
     expected = {"attn_mask": (m, n), "values": (m, width), "start": (m, width), "value_mask": (m,), "mask": (m,)}
@@ -107,11 +110,15 @@ def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **othe
         sizes = expected[name]
         if tensor is None or None in sizes:
             continue
+        leading[name] = tensor.shape[: -len(sizes)]
         ends = tensor.shape[-len(sizes) :]
         if len(ends) < len(sizes) or any(size not in (1, full) for size, full in zip(ends, sizes, strict=True)):
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; {m} queries and {n} components need it to end in {sizes}"
+                f"{name} has shape {tuple(tensor.shape)}: {m} queries and {n} components need it to end in {sizes}."
             )
+    for name, shape in mixture.leading_shapes().items():
+        leading[name if name not in leading else f"the mixture's {name}"] = shape
+    check_leading(leading)
 
 
 def with_all_rows(

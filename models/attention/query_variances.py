@@ -35,7 +35,9 @@ def query_variances(mixture: Mixture) -> Float[Tensor, "..."]:
 
 
 def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
-    """The full covariances of queries, the identity where a component is absent; broadcast no further.
+    """The full covariances of queries, in float32 at least, the identity where a component is absent.
+
+    They are broadcast no further.
 
     Examples:
         >>> covariances = Covariances(torch.ones(1, 2, 2))
@@ -44,7 +46,7 @@ def query_covariances(mixture: Mixture) -> Float[Tensor, "*batch n d d"]:
                  [1., 2.]]])
     """
     assert isinstance(mixture.variances, Covariances)
-    matrices = mixture.variances.matrices
+    matrices = at_least_float32(mixture.variances.matrices)
     identity = torch.eye(mixture.width, dtype=matrices.dtype, device=matrices.device)
     present = _present(mixture, matrices.shape[:-2])
     return torch.where(present[..., None, None], matrices + mixture.query_variance * identity, identity)

@@ -59,9 +59,9 @@ def value_map(
         >>> (modes - values.T).abs().min(-1).values.max() < 0.1  # a value, not a compromise
         tensor(True)
     """
-    if mixture.values is None or mixture.value_variances is None:
-        raise ValueError("a value's mode needs value_variances: give the mixture values and their variances")
     check_queries(queries, mixture, start=start)
+    if mixture.values is None or mixture.value_variances is None:
+        raise ValueError("a value's mode needs value_variances: give the mixture values and their variances.")
     steps = check_steps(steps)
     values = attend(queries, mixture, causal=causal) if start is None else start
     if not implicit or steps == 0:

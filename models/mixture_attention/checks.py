@@ -102,7 +102,7 @@ def shape_of_tokens(
         if not broadcasts_to(values.shape, expected):
             raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
     elif value_mask is not None:
-        raise ValueError("value_mask marks known values but there are none: give values too")
+        raise ValueError("value_mask marks known values, and there are none: give values too, or leave it out.")
     for name, tensor, expected in (
         ("value_mask", value_mask, shape),
         ("mask", mask, shape),

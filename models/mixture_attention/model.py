@@ -154,7 +154,7 @@ class MixtureAttention(OwnParameters):
 
     @classmethod
     def conjugate(
-        cls, mixture: Mixture, priors: ConjugatePriors | None = None, moves: Sequence[str] = ("means",)
+        cls, mixture: Mixture, priors: ConjugatePriors | None = None, moves: str | Sequence[str] = ("means",)
     ) -> "MixtureAttention":
         r"""The model whose log joint is the objective of :func:`~pyroformer.inference.em.adapt`, up to a constant.
 
@@ -177,7 +177,7 @@ class MixtureAttention(OwnParameters):
             >>> MixtureAttention.conjugate(mixture).key_prior.pseudo_counts
             tensor([1., 1., 1., 1., 1.])
         """
-        return cls(mixture, **conjugate_priors(mixture, priors or ConjugatePriors(), moves))
+        return cls(mixture, **conjugate_priors(mixture, priors, moves))
 
     @property
     def correlated(self) -> bool:

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..attention.m_step import ConjugatePriors, rate_of_variances
+from ..attention.m_step import ConjugatePriors, checked_priors, rate_of_variances
 from ..attention.mixture import Mixture
+from ..utils.choices import chosen
 from .components import GaussianVectors
 
 __all__ = ["conjugate_priors"]
 
 
-def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[str]) -> dict[str, Any]:
-    """The priors of the parts in ``moves``, by the names that these have in a model.
+def conjugate_priors(mixture: Mixture, priors: ConjugatePriors | None, moves: str | Sequence[str]) -> dict[str, Any]:
+    """The priors of the parts in ``moves``, by the names that these have in a model; those of EM by default.
 
     Raises:
-        ValueError: If a prior is improper or there is no part of such a name.
+        ValueError: If a prior is improper or does not fit the mixture, or there is no part of such a name.
 
     Examples:
         >>> mixture = pf.Mixture(torch.zeros(5).log_softmax(-1), torch.randn(5, 2), noise_variance=1.0)
@@ -27,6 +28,7 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
         ['keys', 'weights']
     """
     arguments: dict[str, Any] = {}
+    priors, moves = checked_priors(priors, mixture), chosen("moves", moves, ("means", "values", "variances", "weights"))
     for name in moves:
         if name == "means":
             arguments["keys"] = GaussianVectors(mixture.means, priors.pseudo_counts)
@@ -36,10 +38,8 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors, moves: Sequence[
             arguments["values"] = GaussianVectors(mixture.values, priors.value_pseudo_counts)
         elif name == "variances":
             arguments["precision"] = _precision_prior(mixture, priors, "means" in moves)
-        elif name == "weights":
-            arguments["weights"] = dist.Dirichlet(_concentration(mixture, priors))
         else:
-            raise ValueError(f"moves names {name!r}; choose among means, values, variances, weights")
+            arguments["weights"] = dist.Dirichlet(_concentration(mixture, priors))
     return arguments
 
 

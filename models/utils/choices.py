@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any, TypeVar
 
-__all__ = ["check_choice", "check_known"]
+__all__ = ["check_choice", "check_known", "chosen"]
+
+N = TypeVar("N", bound=str)
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
@@ -30,6 +33,24 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     close = get_close_matches(str(value).lower(), names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}{hint}")
+
+
+def chosen(name: str, values: object, choices: Iterable[N]) -> tuple[N, ...]:
+    """One of a few names, or several, as a tuple.
+
+    Raises:
+        ValueError: If one is none of ``choices``.
+
+    Examples:
+        >>> chosen("moves", "means", ("means", "weights")), chosen("moves", ["weights"], ("means", "weights"))
+        (('means',), ('weights',))
+    """
+    given: tuple[Any, ...] = (
+        tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    )
+    for value in given:
+        check_choice(name, value, choices)
+    return given
 
 
 def check_known(

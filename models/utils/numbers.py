@@ -9,6 +9,8 @@ __all__ = [
     "check_at_least",
     "check_dropout",
     "check_finite_number",
+    "check_not_negative",
+    "check_positive",
     "declared_number",
     "declared_numbers",
     "plain_number",
@@ -99,6 +101,32 @@ def check_finite_number(**numbers: float) -> None:
     for name, number in numbers.items():
         if not math.isfinite(declared_number(name, number, float)):
             raise ValueError(f"{name} is {number}: give a finite number.")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raises a ValueError that names the first of the numbers that is not positive, or is infinite or not a number.
+
+    Examples:
+        >>> check_positive(scale=1, df=0.0)
+        Traceback (most recent call last):
+        ValueError: df is 0.0: give a positive, finite number.
+    """
+    for name, number in numbers.items():
+        if not 0 < declared_number(name, number, float) < math.inf:
+            raise ValueError(f"{name} is {number}: give a positive, finite number.")
+
+
+def check_not_negative(**numbers: float) -> None:
+    """Raises a ValueError that names the first of the numbers that is negative, infinite or not a number.
+
+    Examples:
+        >>> check_not_negative(tolerance=0, delta=-1)
+        Traceback (most recent call last):
+        ValueError: delta is -1: give a finite number of at least 0.
+    """
+    for name, number in numbers.items():
+        if not 0 <= declared_number(name, number, float) < math.inf:
+            raise ValueError(f"{name} is {number}: give a finite number of at least 0.")
 
 
 def declared_numbers(name: str, values: Any, kind: Any) -> list[Any]:

@@ -1,12 +1,14 @@
 """Checks of the types of tensors, and of their values where reading them waits for nothing."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.jit._trace import is_tracing
 
-__all__ = ["check_entries", "check_types", "is_known", "is_readable"]
+__all__ = ["check_entries", "check_leading", "check_types", "is_known", "is_readable"]
 
 
 def is_known(tensor: Shaped[Tensor, "..."], wait: bool = False) -> bool:
@@ -43,8 +45,8 @@ def is_readable(*tensors: Shaped[Tensor, "..."] | float | None) -> bool:
 REQUIRED = ("queries", "means", "log_weights")  # which are never None
 
 
-def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
-    """Raises unless each is a tensor of real floating-point numbers, or None where that is allowed; those named
+def check_types(booleans: tuple[str, ...] = (), required: tuple[str, ...] = REQUIRED, /, **tensors: object) -> None:
+    """Raises unless each is a tensor of real floating-point numbers, or None where it is not ``required``; those named
     ``booleans``, of booleans.
 
     Raises:
@@ -57,7 +59,7 @@ def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
         ValueError: mask has dtype float32: give booleans, True where something is present
     """
     for name, tensor in tensors.items():
-        if tensor is None and name not in REQUIRED:
+        if tensor is None and name not in required:
             continue
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} has type {type(tensor).__name__}: give a tensor, as torch.as_tensor makes it")
@@ -66,6 +68,31 @@ def check_types(booleans: tuple[str, ...] = (), **tensors: object) -> None:
             raise ValueError(f"{name} has dtype {dtype}: give booleans, True where something is present")
         if name not in booleans and not tensor.is_floating_point():
             raise ValueError(f"{name} has dtype {dtype}: give floating-point numbers, as {name}.float() does")
+
+
+def check_leading(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raises unless leading dimensions broadcast.
+
+    Arguments:
+        shapes: Those of each tensor, by its name.
+
+    Raises:
+        ValueError: With all of them.
+
+    Examples:
+        >>> check_leading({"queries": (2, 3), "means": (1, 3), "values": ()})
+        >>> check_leading({"queries": (2,), "means": (3,)})
+        Traceback (most recent call last):
+        ValueError: the leading dimensions (2,) of queries, (3,) of means do not broadcast: give them alike, or none.
+    """
+    leading = [shape for shape in shapes.values() if shape]
+    if all(shape == leading[0] for shape in leading):
+        return
+    for place in range(1, 1 + max(len(shape) for shape in leading)):
+        sizes = [shape[-place] for shape in leading if len(shape) >= place and shape[-place] != 1]
+        if any(size != sizes[0] for size in sizes):
+            each = ", ".join(f"{tuple(shape)} of {name}" for name, shape in shapes.items())
+            raise ValueError(f"the leading dimensions {each} do not broadcast: give them alike, or none.")
 
 
 def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor, "..."], rule: str) -> None:

@@ -15,7 +15,7 @@ from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
 from pyroformer.inference.moving_variances import scale_of
 from pyroformer.models.attention.bayes_rule import evidence, responsibilities
 from pyroformer.models.attention.m_step import expected_statistics, update_means
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.mixture import Covariances, Mixture, in_dtype
 from pyroformer.models.attention.observations import Observations
 
 M, N, D, V = 40, 6, 3, 2
@@ -314,6 +314,38 @@ def test_center_of_the_step_before_climbs_the_likelihood_and_forgets_the_prior()
     torch.testing.assert_close(one, adapt(queries, mixture, steps=1).mixture.means)
 
 
+def test_one_name_is_a_sequence_of_one() -> None:
+    queries, mixture = draw()
+    one, other = (adapt(queries, mixture, steps=3, moves=moves) for moves in ("variances", ("variances",)))
+    assert torch.equal(variances_of(one.mixture), variances_of(other.mixture))
+
+
+@pytest.mark.parametrize("options", [{}, {"moves": EVERYTHING, "covariance": "full"}], ids=str)
+def test_priors_alone_may_have_a_batch(options: dict[str, Any]) -> None:
+    queries, mixture = draw()
+    counts = rand(2, N)
+    both = adapt(queries, mixture, steps=3, priors=ConjugatePriors(pseudo_counts=counts), **options)
+    for index, own in enumerate(counts):
+        alone = adapt(queries, mixture, steps=3, priors=ConjugatePriors(pseudo_counts=own), **options)
+        torch.testing.assert_close(both.mixture.means[index], alone.mixture.means)
+        torch.testing.assert_close(both.objective[index], alone.objective)
+
+
+@pytest.mark.parametrize("moves", [("means",), EVERYTHING])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_objective_of_half_precision_is_a_number(dtype: torch.dtype, moves: Any) -> None:
+    """The sum over 20,000 queries is beyond float16, which ends at 65504, and steps of bfloat16 are 512 there."""
+    queries, mixture = draw()
+    rounded, queries = in_dtype(mixture, dtype), torch.randn(20_000, D).to(dtype)
+    state = adapt(queries, rounded, moves=moves, steps=3)
+    exact = adapt(queries.double(), in_dtype(rounded, torch.double), moves=moves, steps=3)
+    assert state.objective.dtype == state.counts.dtype == torch.float32 and state.mixture.means.dtype == dtype
+    torch.testing.assert_close(state.objective, exact.objective.float(), rtol=1e-5, atol=0.1)
+    torch.testing.assert_close(state.counts, exact.counts.float(), rtol=1e-3, atol=0.1)
+    statistics = expected_statistics(Observations(queries), rounded)
+    torch.testing.assert_close(statistics.counts.sum(), torch.tensor(20_000.0), rtol=1e-5, atol=0)
+
+
 def test_tolerance_stops() -> None:
     queries, mixture = draw()
     state = adapt(queries, mixture, steps=1000, tolerance=1e-6)
@@ -354,6 +386,19 @@ def test_variational_keys() -> None:
         ({"covariance": "round"}, "covariance is 'round': choose one of isotropic, diagonal, full"),
         ({"center": "here"}, "center is 'here': choose one of initial, previous"),
         ({"variational": True, "moves": ("means", "weights")}, "the variational form adapts means alone"),
+        ({"tolerance": -1.0}, "tolerance is -1.0: give a finite number of at least 0"),
+        ({"tolerance": "small"}, "tolerance is 'small', a str: give a number"),
+        ({"value_mask": torch.ones(M).bool()}, "value_mask marks known values, and there are none: give values too"),
+        ({"moves": "keys"}, "moves is 'keys': choose one of means, values, variances, weights"),
+        ({"priors": 1.0}, r"priors has type float: give pf.em.ConjugatePriors\(...\), or None"),
+        (
+            {"priors": ConjugatePriors(pseudo_counts=torch.ones(4))},
+            r"pseudo_counts has shape \(4,\): give a number, or one for each of the 6 components",
+        ),
+        (
+            {"priors": ConjugatePriors(value_pseudo_counts=torch.ones(5, 4))},
+            r"value_pseudo_counts has shape \(5, 4\): give a number, or one for each of the 6 components",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +406,25 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
     queries, mixture = draw()
     with pytest.raises(ValueError, match=message):
         adapt(queries, mixture, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("attn_mask", torch.ones(3, M, N).bool()),
+        ("values", torch.ones(3, M, V).double()),
+        ("mask", torch.ones(3, M).bool()),
+        ("priors", torch.ones(3, N)),
+    ],
+)
+def test_leading_dimensions_that_do_not_fit(name: str, given: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    queries, mixture = draw(batch=(2,))
+    options = {"priors": ConjugatePriors(pseudo_counts=given)} if name == "priors" else {name: given}
+    with pytest.raises(
+        ValueError, match=rf"the leading dimensions .*\(3,\) of {name}.* do not broadcast: give them alike"
+    ):
+        adapt(queries, mixture, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -374,7 +438,7 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
 def test_shapes_that_do_not_fit(name: str, given: Tensor, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     queries, mixture = draw()
-    with pytest.raises(ValueError, match=rf"{name} has shape .*; {M} queries and {N} components need .* {expected}"):
+    with pytest.raises(ValueError, match=rf"{name} has shape .*: {M} queries and {N} components need .* {expected}"):
         adapt(queries, mixture, **{name: given})
 
 
@@ -389,7 +453,7 @@ def test_bad_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
         adapt(queries, replace(mixture, variances=-torch.ones(N, 1, dtype=torch.double)))
     with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3"):
         adapt(queries[:, :2], mixture)
-    with pytest.raises(ValueError, match="rate is -1.0; it must be at least 0"):
+    with pytest.raises(ValueError, match="rate is -1.0: give a finite number of at least 0"):
         ConjugatePriors(rate=-1.0)
     with pytest.raises(ValueError, match="there are no queries"):
         adapt(queries[:0], mixture)

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...utils.precision import at_least_float32, without_autocast
+from ..log_space import finite_max
 from ..mixture import Mixture, SharedVariances
 from ..query_variances import own_variances
 from .packed import side_by_side
@@ -187,6 +188,8 @@ def _smallest(total: Tensor, present: Tensor | None) -> Tensor:
     if total.shape[-2] == 1:
         return total
     total = total.detach()
+    if not total.shape[-2]:
+        return total.new_ones(1, total.shape[-1])
     if present is not None:
         total = torch.where(present[..., None], total, torch.inf)
     smallest = total.amin(-2, keepdim=True)
@@ -206,6 +209,5 @@ def _recentered(bias: Tensor, local: bool) -> tuple[Tensor, Tensor]:
     """The bias minus its largest entry, which cancels too, and that entry; -inf becomes finite, as do its gradients."""
     if local:
         return bias.clamp_min(-1e30), bias.new_zeros(1)
-    peak = bias.detach().amax(-1, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0)
+    peak = finite_max(bias)
     return (bias - peak).clamp_min(-1e30), peak

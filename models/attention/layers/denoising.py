@@ -114,7 +114,7 @@ class DenoisingAttention(nn.Module):
                 :func:`~.natural_parameters.natural`.
         """
         check_choice("form", form, get_args(Form))
-        width, dtype = head_width(mixture.width, self.heads), self.key.weight.dtype
+        width, dtype = mixture.width // self.heads, self.key.weight.dtype
         noise_variance = math.sqrt(width) if mixture.noise_variance is None else mixture.noise_variance
         terms = natural(mixture, noise_variance, form, local)
         keys = split_heads(self.key(terms.slope.to(dtype)), self.heads)

@@ -45,6 +45,7 @@ class GaussianKeys(TorchWeights):
         assignment: Assignment,
     ) -> None:
         super().__init__()
+        size = head_width(width, heads)
         check_choice("precision", precision, get_args(Precision))
         check_choice("prior", prior, get_args(KeyPrior))
         check_choice("assignment", assignment, get_args(Assignment))
@@ -54,7 +55,6 @@ class GaussianKeys(TorchWeights):
         self.components, self.assignment = components, assignment
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.out = nn.Linear(width, width, bias=bias)
-        size = head_width(width, heads)
         self.log_precision: nn.Parameter | TokenReadout
         if precision in ("shared", "full"):
             self.log_precision = nn.Parameter(torch.zeros(heads, *((size, size) if precision == "full" else ())))

@@ -73,7 +73,7 @@ def test_a_file_of_options_is_typed_as_well(
     (tmp_path / "options.yaml").write_text("steps: 2\nmodel:\n  width: 15\n")
     fit = f"fit lm --data {tmp_path}/texts.txt --out {tmp_path}/run --config {tmp_path}/options.yaml"
     assert main(shlex.split(fit)) == 1
-    assert capsys.readouterr().err.startswith("error: --model.width is 15, which is not a multiple of heads = 4")
+    assert capsys.readouterr().err.startswith("error: --model.width is 15, which is no multiple of heads = 4")
 
 
 def test_flags_of_commands_without_a_model() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -265,6 +266,9 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_length": "64"}, "max_length is '64', a str: give a number"),
+        ({"max_length": 64.5}, "max_length is 64.5: give a whole number, such as 64"),
+        ({"max_length": None}, "max_length is None, a NoneType: give a number"),
         ({"max_length": 7}, "a max_length of 7 tokens is too short for text: give at least 8"),
         ({"max_length": -1}, "a max_length of -1 tokens is too short"),
         (
@@ -277,7 +281,10 @@ def test_order_is_kept_over_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_sizes_that_hold_no_text(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_sizes_that_hold_no_text(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         Corpus.from_texts(
             [line + "x" * 30 for line in LINES], folder=tmp_path / "corpus", **{"vocabulary": 259, **options}

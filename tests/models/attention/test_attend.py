@@ -1,6 +1,7 @@
 """Attention through the fused kernels, against Bayes' rule for a mixture and torch's own attention."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ from pyroformer.models.attention.kernel.head_projection import lifted_forms
 from pyroformer.models.attention.kernel.natural_parameters import Basis
 from pyroformer.models.attention.kernel.packed import pack_keys, pack_queries, packed_width
 from pyroformer.models.attention.layers.denoising import DenoisingAttention, ProjectedMixture
-from pyroformer.models.attention.mixture import Mixture, SharedVariances
+from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
+from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
 
 BATCH, HEADS, QUERIES, COMPONENTS, WIDTH, VALUES = 2, 3, 5, 7, 6, 4
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "one per text", "shared"]
@@ -495,8 +497,12 @@ def test_compiled_training() -> None:
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     mixture, queries = draw("diagonal"), draw_queries()
-    with pytest.raises(ValueError, match="width is 10, which is not a multiple of heads = 4"):
+    with pytest.raises(ValueError, match="width is 10, which is no multiple of heads = 4"):
         DenoisingAttention(10, 4)
+    with pytest.raises(ValueError, match="heads is -2: give a whole number of at least 1"):
+        DenoisingAttention(10, -2)
+    with pytest.raises(ValueError, match="width is '8', a str: give a number"):
+        ProbabilisticAttention("8", 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="returns is 'median': choose one of mean, variance, evidence"):
         attend(queries, mixture, returns="median")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="form is 'official': choose one of exact, published"):
@@ -517,6 +523,18 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, {}, "queries has type NoneType: give a tensor"),
         (torch.zeros(2, 3), {"attn_mask": torch.ones(2, 4)}, "attn_mask has dtype float32: give booleans, True where"),
         (torch.zeros(2, 3), {"dropout": -0.1}, r"dropout is -0\.1: give a probability from 0 to 1"),
+        (torch.zeros(2, 3), {"dropout": None}, "dropout is None: give a probability from 0 to 1"),
+        (torch.zeros(2, 3), {"dropout": "0.1"}, r"dropout is '0\.1': give a probability from 0 to 1"),
+        (
+            torch.zeros(2, 5, 3),
+            {"mixture": Mixture(torch.zeros(4), torch.zeros(3, 4, 3))},
+            r"the leading dimensions \(2,\) of queries, \(3,\) of means, \(\) of log_weights do not broadcast",
+        ),
+        (
+            torch.zeros(2, 3),
+            {"mixture": Mixture(torch.zeros(4), torch.zeros(2, 4, 3)), "attn_mask": torch.ones(3, 2, 4).bool()},
+            r"the leading dimensions \(\) of queries, \(3,\) of attn_mask, \(2,\) of means, \(\) of log_weights do not",
+        ),
         (torch.zeros(2, 3), {"causal": "yes"}, "causal is 'yes': give True or False"),
         (torch.zeros(2, 3), {"dropout": math.nan}, "dropout is nan: give a probability from 0 to 1"),
         (torch.zeros(2, 3), {"mixture": torch.zeros(4, 3)}, "mixture has type Tensor: give a pf.Mixture"),
@@ -539,6 +557,17 @@ def test_other_types_are_refused(
         ({"log_weights": [0.0] * 4}, "log_weights has type list: give a tensor"),
         ({"means": None}, "means has type NoneType: give a tensor"),
         ({"mask": torch.ones(4)}, "mask has dtype float32: give booleans"),
+        ({"variances": 0.5}, "variances has type float: give a tensor"),
+        ({"variances": SharedVariances(0.5, torch.zeros(4).int())}, "table has type float: give a tensor"),
+        (
+            {"variances": SharedVariances(torch.ones(2, 3), torch.zeros(4))},
+            "group of SharedVariances is float32: give a",
+        ),
+        ({"variances": SharedVariances(torch.ones(2, 3), [0] * 4)}, "group of SharedVariances is list: give a tensor"),
+        ({"variances": Covariances(None)}, "matrices has type NoneType: give a tensor"),
+        ({"noise_variance": "1"}, "noise_variance is '1', a str: give a number"),
+        ({"noise_variance": torch.ones(4)}, r"noise_variance has shape \(4,\): give one number for all components"),
+        ({"value_variances": torch.ones(4, 1)}, "value_variances without values: give values too, or leave both out"),
     ],
 )
 def test_mixtures_of_other_types_are_refused(
@@ -548,3 +577,72 @@ def test_mixtures_of_other_types_are_refused(
     given: dict[str, Any] = {"log_weights": torch.zeros(4), "means": torch.zeros(4, 3), **fields}
     with pytest.raises(ValueError, match=message):
         Mixture(**given)
+
+
+ROWS = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mixture.from_attention(ROWS.numpy(), ROWS.numpy()), "keys has type ndarray: give a tensor"),
+        (lambda: Mixture.from_attention(None, ROWS), "keys has type NoneType: give a tensor"),
+        (lambda: Mixture.from_attention(ROWS[0], ROWS), r"keys have shape \(3,\): give a row for each of N components"),
+        (lambda: Mixture.from_attention(ROWS, ROWS[:2]), "values has 2 components and means 4: give one for each"),
+        (
+            lambda: Mixture.from_attention(ROWS, ROWS, torch.ones(3).bool()),
+            "mask has 3 components and keys 4: give one",
+        ),
+        (lambda: Mixture.from_attention(ROWS, ROWS, torch.ones(4)), "mask has dtype float32: give booleans"),
+        (lambda: Mixture.from_attention(ROWS, ROWS, value_variances=torch.ones(2, 3)), "value_variances of shape"),
+        (lambda: Mixture.from_attention(ROWS, None, value_variances=ROWS), "value_variances without values: give"),
+        (lambda: nested(values=None), "values has type NoneType: give a tensor"),
+        (lambda: nested(log_weights=[0.0] * 4), "log_weights has type list: give a tensor"),
+        (
+            lambda: nested(means=ROWS),
+            r"means have shape \(4, 3\): give a row for each of N components, \(\*, N, R, D\)",
+        ),
+        (lambda: nested(log_weights=torch.zeros(3)), "log_weights has 3 components and means 4: give one for each"),
+        (
+            lambda: nested(inner_log_weights=torch.zeros(4, 3)),
+            r"inner_log_weights has shape \(4, 3\): .* end in \(4, 2\)",
+        ),
+        (lambda: nested(variances=torch.ones(4, 3, 1)), r"variances has shape \(4, 3, 1\): .* end in \(4, 2, D or 1\)"),
+        (
+            lambda: nested(log_weights=torch.zeros(2, 4), inner_log_weights=torch.zeros(3, 4, 2)),
+            r"leading dimensions \(2,\) of log_weights, \(3,\) of inner_log_weights do not broadcast",
+        ),
+        (lambda: with_null(value=torch.zeros(7)), r"value has shape \(7,\): give one of shape \(2,\)"),
+        (lambda: with_null(value=0.5), "value has type float: give a tensor"),
+        (lambda: with_null(log_weight=torch.zeros(3)), r"log_weight has shape \(3,\): give a number"),
+        (lambda: with_null(log_weight="0"), "log_weight is '0', a str: give a number"),
+        (lambda: with_null(variance=torch.ones(3)), r"variance has shape \(3,\): give a number"),
+        (lambda: Mixture(ROWS[:, 0], ROWS).with_null(value=ROWS[0]), "value is given, and the mixture has no values"),
+    ],
+)
+def test_parts_that_do_not_make_a_mixture(
+    make: Callable[[], Mixture], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def nested(**parts: Any) -> Mixture:
+    fitting: dict[str, Any] = {"log_weights": torch.zeros(4), "inner_log_weights": torch.zeros(4, 2), "values": ROWS}
+    return Mixture.from_nested(**fitting | {"means": torch.zeros(4, 2, 3)} | parts)
+
+
+def with_null(**options: Any) -> Mixture:
+    return Mixture(torch.zeros(4), ROWS, values=torch.zeros(4, 2)).with_null(**options)
+
+
+@pytest.mark.compile
+def test_leading_dimensions_broadcast_in_one_graph() -> None:
+    mixture, queries = (
+        draw("diagonal", masked=True, batch=(1, 3)),
+        torch.randn(2, 1, QUERIES, WIDTH, dtype=torch.double),
+    )
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows in (QUERIES, QUERIES - 1):
+        assert_close(compiled(queries[..., :rows, :], mixture), attend(queries[..., :rows, :], mixture))

@@ -133,7 +133,7 @@ def test_at_zero_only_masked_components_leave() -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
 def test_a_threshold_is_a_weight(threshold: float) -> None:
-    with pytest.raises(ValueError, match=f"the threshold is {threshold}: give a weight from 0 to below 1"):
+    with pytest.raises(ValueError, match=f"threshold is {threshold}: give a weight from 0 to below 1"):
         compacted(draw(), threshold)
 
 

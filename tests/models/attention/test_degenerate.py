@@ -261,6 +261,20 @@ def test_adaptation_under_autocast_is_as_exact_as_its_inputs(bias: float, steps:
     assert error < 0.006
 
 
+@pytest.mark.parametrize("how", [{}, {"causal": True}, {"attn_mask": torch.ones(M, 0, dtype=torch.bool)}], ids=str)
+@pytest.mark.parametrize("parts", [{}, {"values": torch.zeros(0, 2)}, {"variances": torch.zeros(0, D)}], ids=list)
+def test_a_mixture_without_components_is_one_whose_components_are_all_masked(
+    parts: dict[str, Any], how: dict[str, Any]
+) -> None:
+    queries, mixture = torch.randn(M, D), Mixture(torch.zeros(0), torch.zeros(0, D), **parts)
+    for returns in ("mean", "variance"):
+        assert (attend(queries, mixture, returns=returns, **how) == 0).all()
+    assert (attend(queries, mixture, returns="evidence", **how) == -torch.inf).all()
+    assert (posterior_mean(queries, mixture) == 0).all() and (evidence(queries, mixture) == -torch.inf).all()
+    if mixture.values is not None:
+        assert (blockwise_attend(queries, mixture, **how) == 0).all()
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", [(2, 0, 16), (0, 5, 16), (0, 0, 16)])
 @pytest.mark.parametrize(

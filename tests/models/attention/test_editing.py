@@ -4,13 +4,14 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
 from pyroformer.models.attention.bayes_rule import posterior_mean
 from pyroformer.models.attention.components import concatenated, padded, selected
-from pyroformer.models.attention.editing import dropped, exchanged, interpolated, scaled
+from pyroformer.models.attention.editing import compacted, dropped, exchanged, interpolated, scaled
 from pyroformer.models.attention.log_space import normalized
 from pyroformer.models.attention.mixture import Mixture, SharedVariances
 from pyroformer.models.base import Model
@@ -216,16 +217,23 @@ class Silent(Model):
         (lambda m: dropped(m, range(5)), "all components of a text are to be dropped: keep at least one"),
         (lambda m: dropped(replace(m, mask=torch.arange(5) < 1), [0]), "all components of a text are to be dropped"),
         (lambda m: dropped(m, iter([1.5])), r"there is no component 1\.5"),
-        (lambda m: scaled(m, [0], 0.0), r"the factor is 0\.0: give a positive, finite number"),
-        (lambda m: scaled(m, [0], float("inf")), "the factor is inf: give a positive, finite number"),
+        (lambda m: scaled(m, [0], 0.0), r"factor is 0\.0: give a positive, finite number"),
+        (lambda m: scaled(m, [0], float("inf")), "factor is inf: give a positive, finite number"),
         (lambda m: scaled(m, [7], 2.0), "there is no component 7"),
         (lambda m: exchanged(m, m, {0: 9}), "there is no component 9"),
         (lambda m: exchanged(m, m, {9: 0}), "there is no component 9"),
+        (lambda m: dropped(m, 1), "components is 1: give a list of numbers from 0 to 4"),
+        (lambda m: exchanged(m, m, [1]), r"components is \[1\]: give a dictionary from numbers to those of the other"),
+        (lambda m: scaled(m, [0], None), "factor is None, a NoneType: give a number"),
+        (lambda m: interpolated(m, m, "0.5"), "t is '0.5', a str: give a number"),
+        (lambda m: compacted(m, "0.1"), "threshold is '0.1', a str: give a number"),
+        (lambda m: compacted(m, 0.1, keep=1.5), "keep is 1.5: give a whole number, such as 2"),
         (lambda m: Model().interpolate(m, m, 0.5), "a Model has no latents to interpolate between: choose"),
         (lambda m: Silent().interpolate(m, m, 0.5), "a Silent defines no interpolation: write interpolate"),
     ],
 )
-def test_bad_arguments(call: Any, message: str) -> None:
+def test_bad_arguments(call: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     with pytest.raises(ValueError, match=message):
         call(draw())
 

@@ -43,7 +43,7 @@ def test_defaults_are_those_of_gpt2() -> None:
         ({"n_embd": None}, "n_embd is None, and a GPT-2 needs a positive whole number there"),
         ({"n_layer": 0}, "n_layer is 0, and a GPT-2 needs a positive whole number"),
         ({"n_positions": "64"}, "n_positions is 64, and a GPT-2 needs a positive whole number"),
-        ({"n_head": 3}, "width is 32, which is not a multiple of heads = 3"),
+        ({"n_head": 3}, "width is 32, which is no multiple of heads = 3"),
     ],
 )
 def test_options_that_our_decoder_lacks(change: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def test_dropout_is_for_training_only() -> None:
 
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
-    with pytest.raises(ValueError, match="width is 10, which is not a multiple of heads = 4"):
+    with pytest.raises(ValueError, match="width is 10, which is no multiple of heads = 4"):
         SelfAttention(10, 4)
     cache = KeyValueCache(capacity=4)
     with pytest.raises(ValueError, match="6 tokens do not fit a cache of 4; make it larger"):

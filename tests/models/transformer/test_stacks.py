@@ -208,7 +208,7 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"max_length": 0}, "max_length is 0: give a whole number of at least 1"),
         ({"layers": -1}, "layers is -1: give a whole number of at least 1"),
         ({"hidden": 0}, "hidden is 0: give a whole number of at least 1"),
-        ({"heads": 5}, "width is 32, which is not a multiple of heads = 5"),
+        ({"heads": 5}, "width is 32, which is no multiple of heads = 5"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
         ({"init_std": -1.0}, "init_std is -1.0; it must be positive"),

@@ -150,7 +150,7 @@ def test_a_decoder_writes_as_it_reads(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 15}, "width is 15, which is not a multiple of heads = 2"),
+        ({"width": 15}, "width is 15, which is no multiple of heads = 2"),
         ({"precision": "free"}, "precision is 'free': choose one of shared, full, key, diagonal"),
         ({"prior": "flat"}, "prior is 'flat': choose one of magnitude, gated, learned"),
         ({"components": 0}, "components is 0: give a whole number of at least 1"),
