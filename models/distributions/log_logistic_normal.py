@@ -81,9 +81,9 @@ class LogLogisticNormal(Expandable):
             self._validate_sample(value)
         precision = torch.where(self.present, self.scale.square().reciprocal(), 0)
         difference = torch.where(self.present, value - self.loc, 0)
-        total = precision.sum(-1)
+        total = torch.where(self.present.any(-1), precision.sum(-1), 1)
         center = (precision * difference).sum(-1) / total
         square = (precision * (difference - center[..., None]).square()).sum(-1)
         log_volume = torch.where(self.present, self.scale.log(), 0).sum(-1) + total.log() / 2
-        ratios = (self.present.sum(-1) - 1).to(square.dtype)  # an integer divided is of the default dtype
+        ratios = (self.present.sum(-1) - 1).clamp_min(0).to(square.dtype)  # an integer divided is of the default dtype
         return -square / 2 - log_volume - ratios * (0.5 * math.log(2 * math.pi))

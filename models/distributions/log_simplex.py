@@ -17,7 +17,8 @@ class LogSimplex(constraints.Constraint):
     """Vectors of log weights: their exponentials sum to one. ``LOG_ZERO`` stands for a weight of zero.
 
     Arguments:
-        mask: True where a component exists, with shape :math:`(*, N)`; None is everywhere. The others weigh nothing.
+        mask: True where a component exists, with shape :math:`(*, N)`; None is everywhere. The others weigh nothing. In
+            a row without any component, all weights are zero.
 
     Examples:
         >>> LogSimplex(torch.tensor([True, False])).check(torch.tensor([[0.0, -1e30], [-1e30, 0.0]]))
@@ -32,8 +33,12 @@ class LogSimplex(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         tolerance = 1e-6 if value.dtype == torch.float64 else 1e-4
         weights = value.exp()
-        fine = (weights.sum(-1) - 1).abs() < tolerance
+        total = 1 if self.mask is None else self.mask.any(-1).to(weights.dtype)
+        fine = (weights.sum(-1) - total).abs() < tolerance
         return fine if self.mask is None else fine & (torch.where(self.mask, 0, weights).sum(-1) < tolerance)
+
+    def __repr__(self) -> str:
+        return "LogSimplex()"  # torch's drops the first letter, an underscore in its own classes
 
 
 log_simplex = LogSimplex()

@@ -1,5 +1,6 @@
 """The transform onto log weights: densities integrate to one over log ratios, and guides fit the shipped priors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import LOG_ZERO
+from pyroformer.models.distributions.log_logistic_normal import LogLogisticNormal
 from pyroformer.models.distributions.log_simplex import (
     LogSimplex,
     LogStickBreakingTransform,
@@ -121,3 +123,24 @@ def test_guides_fit_the_shipped_weight_priors(prior: str, guide: type) -> None:
     svi = pf.SVI(model, latent, torch.optim.Adam, loss=loss, lr=0.05)
     losses = [svi.step(torch.randn(10, 2)) for _ in range(3)]
     assert torch.tensor([*losses, svi.evaluate_loss(torch.randn(10, 2))]).isfinite().all()
+
+
+FAMILIES: dict[str, Callable[[Tensor], Any]] = {
+    "Dirichlet": lambda mask: LogDirichlet(torch.zeros(mask.shape), mask),
+    "logistic normal": lambda mask: LogLogisticNormal(torch.zeros(mask.shape), torch.ones(mask.shape), mask),
+    "stick breaking": lambda mask: LogStickBreaking(torch.ones(mask.shape[:-1]), mask),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_row_without_components_is_in_the_support_and_adds_nothing(name: str) -> None:
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    distribution = FAMILIES[name](mask)
+    draw = distribution.sample()
+    density = distribution.log_prob(draw)
+    assert (draw[1] == LOG_ZERO).all() and density[1] == 0
+    torch.testing.assert_close(density[0], FAMILIES[name](mask[:1]).log_prob(draw[:1])[0])
+    assert LogSimplex(mask).check(draw).tolist() == [True, True]
+    assert LogSimplex(mask).check(torch.tensor([0.0, LOG_ZERO, LOG_ZERO])).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"within the support \(LogSimplex\(\)\)"):
+        distribution.log_prob(torch.zeros(2, 3))
