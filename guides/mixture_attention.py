@@ -52,11 +52,10 @@ class MixtureGuide(LocalModule):
 
     Arguments:
         model: The model.
-        draws: The sites of the model's parts and of its free values that the guide draws; None if it answers for them
-            itself.
+        draws: The sites of the model's parts and of its free values that the guide draws; None if it draws all.
 
     Raises:
-        ValueError: If the model has another.
+        ValueError: If the model draws a site that the guide does not.
     """
 
     def __init__(self, model: MixtureAttention, draws: Collection[str] | None = None) -> None:
@@ -65,7 +64,7 @@ class MixtureGuide(LocalModule):
         if left:
             raise ValueError(
                 f"{type(self).__name__} draws no {' and no '.join(left)}, which the model does: leave out "
-                "their priors or free_values, or take pyroformer.guides.automatic.Automatic(model)"
+                "their priors or free_values, or take pyroformer.guides.automatic.Automatic(model)."
             )
         self._owner = (model,)  # a tuple keeps the model from being registered as a child
 

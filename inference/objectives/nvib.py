@@ -41,8 +41,8 @@ class NVIB(ELBO):
     If the model has presence, both regularizers are those of the components that a draw has, and the exact divergence
     of presences is added. If layers of the guide's encoder or of the decoder attend to mixtures too, each has
     regularizers of its own, whose weights grow from layer to layer or are equal, as in the paper of 2023 on
-    self-attention. Those of the decoder's layers are about what the model draws itself, which costs nothing in the
-    bound: there they only take from it, as each of them is 0 or more.
+    self-attention. Those of the decoder's layers are about what the model itself draws, which has no divergence in the
+    bound. Each is 0 or more, so these can only raise the loss.
 
     Arguments:
         num_particles: Number of draws from the guide to average over.
@@ -93,8 +93,8 @@ class NVIB(ELBO):
         if isinstance(base, SequencePrior):
             raise ValueError(
                 f"the objective {cls.name} compares every vector with the same distribution, and {type(base).__name__} "
-                "has another for each: choose the objective elbo, or a base_measure of independent vectors (gaussian "
-                "or mixture)."
+                "has a different one for each vector: choose the objective elbo, or a base_measure of independent "
+                "vectors (gaussian or mixture)."
             )
         _check_dirichlet(model, cls.name)
         if options.layer_weights is not None and not any(_layers(model)):
@@ -195,7 +195,7 @@ def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple
         mask,
         reduction="mean",
     )
-    return symmetric_dirichlet_kl(log_alpha0, log_prior0, mask.sum(-1)), of_vectors
+    return weight_regularizer(log_alpha0, log_prior0, mask.sum(-1)), of_vectors
 
 
 def _check_dirichlet(model: Model, name: str) -> None:
@@ -214,7 +214,7 @@ def _check_dirichlet(model: Model, name: str) -> None:
 
 def weight_regularizer(
     log_alpha0: Float[Tensor, "*#batch"],
-    prior_alpha0: Float[Tensor, "*#batch"] | float,
+    log_prior_alpha0: Float[Tensor, "*#batch"] | float,
     components: Int[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | int,
 ) -> Float[Tensor, "*batch"]:
     r"""NVIB's penalty on the weights, :math:`L_D`. With :math:`L_G` it does **not** bound the evidence.
@@ -232,7 +232,7 @@ def weight_regularizer(
 
     Arguments:
         log_alpha0: Log of the posterior's total concentration, the prior component's included.
-        prior_alpha0: :math:`\alpha_0^{p\prime}`, see
+        log_prior_alpha0: Log of the prior's, :math:`\alpha_0^{p\prime}`, see
             :func:`~pyroformer.models.priors.weights.conditional_concentration`.
         components: :math:`\kappa_0`, the number of components, the prior one included.
 
@@ -241,12 +241,12 @@ def weight_regularizer(
         (Henderson & Fehr, 2023), https://arxiv.org/abs/2207.13529
 
     Examples:
-        >>> weight_regularizer(torch.tensor(0.0), 1.0, 11)
+        >>> weight_regularizer(torch.tensor(0.0), 0.0, 11)
         tensor(0.)
-        >>> weight_regularizer(torch.tensor(50.0), 4.0, 11)
+        >>> weight_regularizer(torch.tensor(50.0), torch.tensor(4.0).log(), 11)
         tensor(240.2660)
     """
-    log_prior = torch.as_tensor(prior_alpha0, device=log_alpha0.device).double().log()
+    log_prior = torch.as_tensor(log_prior_alpha0, dtype=torch.double, device=log_alpha0.device)
     return symmetric_dirichlet_kl(log_alpha0, log_prior, components).to(at_least_float32(log_alpha0).dtype)
 
 

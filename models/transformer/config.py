@@ -120,7 +120,7 @@ class TransformerConfig:
     Examples:
         >>> TransformerConfig(vocabulary=100, max_length=16, width=30, heads=4)
         Traceback (most recent call last):
-        ValueError: width is 30, which is no multiple of heads = 4: choose another width or heads
+        ValueError: width is 30, which is no multiple of heads = 4: choose another width or heads.
     """
 
     vocabulary: int

@@ -103,7 +103,7 @@ def check_finite_number(**numbers: float) -> None:
             raise ValueError(f"{name} is {number}: give a finite number.")
 
 
-def check_positive(**numbers: float) -> None:
+def check_positive(**numbers: Any) -> None:
     """Raises a ValueError that names the first of the numbers that is not positive, or is infinite or not a number.
 
     Examples:
@@ -116,7 +116,7 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name} is {number}: give a positive, finite number.")
 
 
-def check_not_negative(**numbers: float) -> None:
+def check_not_negative(**numbers: Any) -> None:
     """Raises a ValueError that names the first of the numbers that is negative, infinite or not a number.
 
     Examples:

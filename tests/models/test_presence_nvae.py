@@ -1,6 +1,7 @@
 """An NVAE whose vectors may be absent: the bound by brute force, and what users see of it."""
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_the_published_regularizers_are_of_the_components_that_are_present() -> 
     terms = NVIB().trace_terms(*trace_pair_of(model, told, batch))
     posterior, there = guide.encode(batch), value[0] > 0.5
     log_alpha, mean, variance = (part[0][there] for part in (posterior.log_alpha, posterior.mean, posterior.variance))
-    weights = weight_regularizer(log_alpha.logsumexp(-1), 1 + 0.3 * 2, 3)
+    weights = weight_regularizer(log_alpha.logsumexp(-1), math.log(1 + 0.3 * 2), 3)
     vectors = vector_regularizer(log_alpha, mean, variance, torch.zeros(16), torch.ones(16), reduction="mean")
     for site, expected in (("weights", weights), ("vectors", vectors)):
         torch.testing.assert_close(terms.penalty[site][0], 4 / 5 * expected, rtol=1e-5, atol=1e-5)

@@ -81,8 +81,8 @@ class ProbabilisticAttention(GaussianKeys):
             are learned for each head, from 0, the Gaussian.
         assignment: ``"hard"``: of a key's Gaussians only the most probable counts for a query, and in E-steps only the
             most probable of all keys.
-        positions: The largest distance P of two tokens that is told from farther ones: queries, keys and values have
-            learned vectors of each distance, zero at initialization, see
+        positions: Largest relative distance with an embedding of its own; larger distances share one. Queries, keys and
+            values have learned vectors of each distance, zero at initialization, see
             :mod:`~pyroformer.models.attention.blockwise.relative_positions`. None is none.
 
     Student's t, the hard assignment, positions, and keys that adapt causally need all weights, of a block of queries at

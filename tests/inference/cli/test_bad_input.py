@@ -183,7 +183,7 @@ CASES = [
     (
         FIT + " --objective nvib --prior tokens",
         1,
-        r"TokenVectorPrior has another for each: .* elbo, or a --prior of independent vectors \(gaussian or mixture\)",
+        r"TokenVectorPrior has a different one for each vector: .* a --prior of independent vectors \(gaussian or mix",
     ),
     (FIT + " --target_kl 0", 1, r"target_kl is 0\.0: give a positive number"),
     (FIT + " --target_kl 4 --kl_schedule linear", 1, "error: --kl_schedule is linear, but --target_kl alone decides"),

@@ -40,7 +40,7 @@ class TestWeights:
     @pytest.mark.parametrize("length", [1, 30])
     def test_equals_a_100_digit_reference(self, log_alpha0: float, length: int, dtype: torch.dtype) -> None:
         x = torch.tensor(log_alpha0, dtype=dtype, requires_grad=True)
-        value = weight_regularizer(x, 1 + 0.25 * length, length + 1)
+        value = weight_regularizer(x, math.log(1 + 0.25 * length), length + 1)
         (slope,) = torch.autograd.grad(value, x)
         for result, truth in zip((value, slope), textbook(x.item(), 1 + 0.25 * length, length + 1), strict=True):
             assert abs(mp.mpf(result.item()) - truth) < TOLERANCE[dtype] * (1 + abs(truth))
@@ -51,7 +51,7 @@ class TestWeights:
         log_alpha0, prior = torch.tensor([log_alpha0, prior], dtype=torch.float64)
         a = (log_alpha0 - math.log(components)).expand(components)
         b = (prior.log() - math.log(components)).expand(components)
-        value = weight_regularizer(log_alpha0, prior, components)
+        value = weight_regularizer(log_alpha0, prior.log(), components)
         torch.testing.assert_close(value, dirichlet_kl(a, b), rtol=1e-10, atol=1e-10)
         assert value > -1e-10
 
@@ -62,7 +62,7 @@ class TestWeights:
             kl_divergence(Dirichlet((a / k).expand(k)), Dirichlet((p / k).expand(k)))
             for a, p, k in zip(alpha0, prior, components.tolist(), strict=True)
         ]
-        torch.testing.assert_close(weight_regularizer(alpha0.log(), prior, components), torch.stack(expected))
+        torch.testing.assert_close(weight_regularizer(alpha0.log(), prior.log(), components), torch.stack(expected))
 
 
 class TestVectors:
@@ -150,7 +150,7 @@ def test_is_not_a_bound() -> None:
     fit, fit_error = fits.mean(), 5 * fits.std() / math.sqrt(samples)
 
     zero, one = torch.zeros(2).double(), torch.ones(2).double()
-    regularizer = weight_regularizer(log_alpha.logsumexp(-1), 1.3, 2)
+    regularizer = weight_regularizer(log_alpha.logsumexp(-1), math.log(1.3), 2)
     regularizer += vector_regularizer(log_alpha, mean, scale.square(), zero, one)
     exact = dirichlet_kl(log_alpha, prior) + kl_divergence(Normal(mean, scale), Normal(0.0, 1.0)).sum()
     assert fit - fit_error - regularizer > (evidence.mean() + error).log()
@@ -164,7 +164,7 @@ def test_compiles_into_one_graph() -> None:
         prior = conditional_concentration(1.0, 0.3, components - 1)
         total = torch.where(mask, log_alpha, -1e30).logsumexp(-1)
         vectors = vector_regularizer(log_alpha, mean, mean.square() + 0.1, mean.new_zeros(3), mean.new_ones(3), mask)
-        return weight_regularizer(total, prior, components) + vectors
+        return weight_regularizer(total, prior.log(), components) + vectors
 
     arguments = torch.randn(2, 5), torch.randn(2, 5, 3), torch.tensor([[True] * 5, [True, True, True, False, False]])
     torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="aot_eager")(*arguments), both(*arguments))

@@ -549,7 +549,7 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
             lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(rate=0.0), moves=("variances",)),
             "rate is 0.0; a proper prior",
         ),
-        (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves names 'keys'; choose among"),
+        (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves is 'keys': choose one of"),
         (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(pseudo_counts=0.0)), "pseudo_counts is 0.0; it"),
         (lambda: MixtureAttention.conjugate(bad(values=None, value_variances=None), moves=("values",)), "without any"),
     ],
@@ -566,7 +566,7 @@ def test_a_model_that_cannot_be_is_refused(make: Callable[[], Any], message: str
         ({"queries": randn(3, TOKENS, WIDTH)}, r"leading dimensions \(3,\) and the mixture \(2, 3\)"),
         ({"values": randn(2, 3, TOKENS, 5)}, r"values have shape \(2, 3, 9, 5\), expected \(2, 3, 9, 2\)"),
         ({"values": randn(2, 3, 8, VALUES)}, r"values have shape \(2, 3, 8, 2\), expected"),
-        ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "value_mask marks known values but there are none"),
+        ({"value_mask": torch.ones(TOKENS, dtype=torch.bool)}, "value_mask marks known values, and there are none"),
         ({"mask": torch.ones(8, dtype=torch.bool)}, r"mask has shape \(8,\), expected \(2, 3, 9\)"),
         (
             {"attn_mask": torch.ones(TOKENS, 7, dtype=torch.bool)},

@@ -222,7 +222,7 @@ def test_a_penalty_is_that_of_the_layers_own_distribution() -> None:
     length, mask, zero = BATCH.lengths, q.present, torch.zeros(16)
     alpha0 = q.log_concentration.masked_fill(~mask, -math.inf).logsumexp(-1)
     per_token = length / (length + 1)
-    expected = per_token * weight_regularizer(alpha0, 1 + 0.3 * length, length + 1)
+    expected = per_token * weight_regularizer(alpha0, (1 + 0.3 * length).log(), length + 1)
     torch.testing.assert_close(penalty["weights_decoder_3"], expected.float())
     expected = per_token * vector_regularizer(
         q.log_concentration, normal.mean, normal.variance, zero, zero + 1, mask, reduction="mean"
