@@ -191,7 +191,7 @@ class ValueGuide(MixtureGuide):
         super().__init__(model, draws=("free values",))
         check_gaussian(model.emission, "ValueGuide", model.correlated)
         if not model.free_values or model.component_values is None:
-            raise ValueError("the model's values are not sites: make it with free_values=True")
+            raise ValueError("the model's values are not sites: make it with free_values=True.")
         width = model.component_values.shape[-1]
         self.network = _residual(model.means.shape[-1] + 2 * width, hidden, 2 * width, model.means)
 
@@ -257,7 +257,7 @@ class KeyGuide(MixtureGuide):
         super().__init__(model, draws=("keys",))
         check_gaussian(model.emission, "KeyGuide", model.correlated)
         if not isinstance(model.key_prior, GaussianVectors):
-            raise ValueError("the variational update needs keys with GaussianVectors as their prior")
+            raise ValueError("the variational update needs keys with GaussianVectors as their prior.")
         check_at_least(1, steps=steps)
         self.prior = (model.key_prior,)
         self.steps = steps
@@ -277,8 +277,8 @@ class KeyGuide(MixtureGuide):
         """Mean and scale of each key."""
         if queries.ndim - 2 != len(self.model.leading):
             raise ValueError(
-                f"queries have {queries.ndim - 2} leading dimensions and keys {len(self.model.leading)}; "
-                "a posterior of shared keys needs their queries in one set"
+                f"queries have {queries.ndim - 2} leading dimensions and keys {len(self.model.leading)}: "
+                "give a posterior of shared keys their queries in one set."
             )
         data = {"values": values, "value_mask": value_mask, "attn_mask": attn_mask, "mask": mask}
         means, strength = self._variational(queries, data)

@@ -248,25 +248,27 @@ def _checked_moves(
     check_choice("covariance", covariance, get_args(Covariance))
     check_choice("center", center, ("initial", "previous"))
     if "values" in names and values is None:
-        raise ValueError("values cannot be adapted if none is observed: give values, and value_mask if only some are")
+        raise ValueError("values cannot be adapted if none is observed: give values, and value_mask if only some are.")
     if isinstance(mixture.variances, Covariances) and "variances" in names and covariance != "full":
-        raise ValueError(f"covariance is {covariance!r} but the mixture has full ones: give covariance='full'")
+        raise ValueError(f"covariance is {covariance!r} but the mixture has full ones: give covariance='full'.")
     if "variances" in names and covariance == "isotropic" and _is_diagonal(mixture):
-        raise ValueError("covariance is 'isotropic' but the mixture has diagonal variances: give covariance='diagonal'")
+        raise ValueError(
+            "covariance is 'isotropic' but the mixture has diagonal variances: give covariance='diagonal'."
+        )
     if not bool(mixture.present.any(-1).all()):
-        raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
+        raise ValueError("the mixture has no component left: leave at least one in each of its masks, with a weight.")
     if not isinstance(mixture.variances, Covariances):
         total = query_variances(mixture)
         if not bool((total > 0).all()):
-            raise ValueError(f"a query's variance is {float(total.min()):g}; with the noise it must be positive")
+            raise ValueError(f"a query's variance is {float(total.min()):g}: give a positive one, or noise_variance.")
     else:
         cholesky(query_covariances(mixture))  # raises unless all are positive definite
     if variational and (tuple(names) != ("means",) or not (torch.as_tensor(priors.pseudo_counts) > 0).all()):
         raise ValueError(
-            "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out"
+            "the variational form adapts means alone, under a prior of more than 0 queries: leave moves out."
         )
     if variational and isinstance(mixture.variances, Covariances):
-        raise ValueError("the variational form needs isotropic or diagonal variances")
+        raise ValueError("the variational form needs isotropic or diagonal variances.")
     return names
 
 
@@ -278,7 +280,7 @@ def _is_diagonal(mixture: Mixture) -> bool:
 def _check_finite(data: Observations, mixture: Mixture) -> None:
     """Raises unless there are queries, and all numbers that count are finite."""
     if not len(data):
-        raise ValueError(f"there are no queries: their shape is {tuple(data.queries.shape)}; give at least one")
+        raise ValueError(f"there are no queries: their shape is {tuple(data.queries.shape)}: give at least one.")
     counted = (
         ("queries that count", data.queries, (data.mask,), "leave them out with mask"),
         ("means", mixture.means, (mixture.present,), "leave those components out with their mask"),
@@ -288,9 +290,9 @@ def _check_finite(data: Observations, mixture: Mixture) -> None:
         for where in masks:
             numbers = numbers if numbers is None or where is None else torch.where(where[..., None], numbers, 0)
         if numbers is not None and not bool(numbers.isfinite().all()):
-            raise ValueError(f"{name} are NaN or infinite; all must be finite: {way_out}")
+            raise ValueError(f"{name} are NaN or infinite: give finite ones, or {way_out}.")
     if not bool((torch.where(mixture.present, mixture.log_weights, 0) < torch.inf).all()):
-        raise ValueError("log_weights are NaN or infinite; give finite ones, or -inf for a weight of zero")
+        raise ValueError("log_weights are NaN or infinite: give finite ones, or -inf for a weight of zero.")
 
 
 def __dir__() -> list[str]:

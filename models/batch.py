@@ -79,7 +79,7 @@ class Batch(NamedTuple):
         """The batch with a condition for each of its texts."""
         if len(conditions) != len(self.weight):
             raise ValueError(
-                f"texts: {len(self.weight)}, conditions: {len(conditions)}; give one condition for each text."
+                f"texts: {len(self.weight)}, conditions: {len(conditions)}. Give one condition for each text."
             )
         condition, mask = (part.to(self.weight.device) for part in _padded(conditions))
         return self._replace(condition_tokens=condition, condition_mask=mask)

@@ -133,7 +133,7 @@ def from_config(recipe: Any, trust: Collection[str] = (), **arguments: Any) -> A
     try:
         return cls(**{key: from_config(item, trust) for key, item in given.items()} | arguments)
     except TypeError as error:
-        raise ValueError(f"the run's arguments do not fit {path}: {error}.") from error
+        raise ValueError(f"the run's arguments do not fit {path}: {str(error).rstrip('.')}.") from error
 
 
 def _with_article(name: str) -> str:

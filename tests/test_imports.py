@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("models", "guides", "inference")  # a folder imports from itself and from those before it
 # Rooms and modules in the order of imports: each imports from itself and from those in lines before it.
 ORDER = (
-    ("models.utils", "models.heads"),
+    ("models.utils",),
+    ("models.heads",),
     ("models.batch", "models.local_params", "models.serialization"),
     ("models.distributions",),
     ("models.attention",),

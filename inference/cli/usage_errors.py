@@ -26,7 +26,7 @@ def check_typed(name: str, value: str, choices: Iterable[str]) -> None:
     Examples:
         >>> check_typed("model", "nvea", ("lm", "nvae"))
         Traceback (most recent call last):
-        pyroformer.inference.cli.usage_errors.UsageError: model is 'nvea': choose one of lm, nvae (did you mean nvae?)
+        pyroformer.inference.cli.usage_errors.UsageError: model is 'nvea': choose one of lm, nvae (did you mean nvae?).
     """
     try:
         check_choice(name, value, choices)

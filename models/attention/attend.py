@@ -87,7 +87,7 @@ def attend(
     check_choice("returns", returns, get_args(Returns))
     check_choice("form", form, get_args(Form))
     if (returns, form) == ("evidence", "published"):
-        raise ValueError("form 'published' has no evidence: its weights belong to no density; use form 'exact'")
+        raise ValueError("form 'published' has no evidence: its weights belong to no density. Use form 'exact'.")
     check_restrictions(causal, attn_mask, dropout)
     attention = _Attention(causal, attn_mask, dropout if returns == "mean" else 0.0)
     if not attention.local and _loses_digits(queries, mixture):
@@ -118,7 +118,7 @@ def check_restrictions(causal: bool, attn_mask: Bool[Tensor, "..."] | None, drop
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
         raise ValueError(f"dropout is {dropout!r}: give a probability from 0 to 1.")
     if causal and attn_mask is not None:
-        raise ValueError("causal and attn_mask both restrict attention: give one of them")
+        raise ValueError("causal and attn_mask both restrict attention: give one of them.")
 
 
 def _loses_digits(queries: Tensor, mixture: Mixture) -> bool:
@@ -147,7 +147,7 @@ def _check_finite(mixture: Mixture) -> None:
     A component of weight zero may have the log weight -inf.
     """
     weights, means, present = mixture.log_weights, mixture.means, mixture.present
-    rule = "each must be finite: leave components out with mask"
+    rule = "give finite ones, or leave components out with mask"
     check_entries("log_weights", weights, (weights < math.inf) | ~present, rule)
     check_entries("means", means, means.isfinite() | ~present[..., None], rule)
 

@@ -176,7 +176,7 @@ def _log_density(queries: Tensor, mixture: Mixture) -> Tensor:
 def _log_density_of_values(values: Tensor, value_mask: Tensor | None, mixture: Mixture) -> Tensor:
     """log N(v_m; value_n, 1 / beta_n) where a value is known and 0 elsewhere, with shape [*batch M N]."""
     if mixture.values is None or mixture.value_variances is None:
-        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
+        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances.")
     variances = filled(mixture.value_variances, mixture, 1.0)[..., None, :, :]
     if value_mask is not None:
         values = torch.where(value_mask[..., None], values, 0)

@@ -73,7 +73,7 @@ def concatenated(mixtures: Sequence[Mixture], along: Literal["components", "text
     full = [expanded(mixture) for mixture in mixtures]
     batches = [tuple(one.means.shape[:-2]) for one in full]
     if along == "components" and len(set(batches)) > 1:
-        raise ValueError(f"the mixtures are of batch shapes {batches[0]} and {batches[1]}: give as many of each")
+        raise ValueError(f"the mixtures are of batch shapes {batches[0]} and {batches[1]}: give as many of each.")
     row, table = (-1, -2) if along == "components" else (0, 0)
     values = [one.values for one in full if one.values is not None]
     spreads = [_rows(one.value_variances, one.components) for one in full if one.value_variances is not None]
@@ -208,13 +208,13 @@ def _check_compatible(mixtures: Sequence[Mixture]) -> None:
     for other in mixtures[1:]:
         if first.width != other.width:
             raise ValueError(
-                f"the mixtures have vectors of {first.width} and {other.width} dimensions: give two of one width"
+                f"the mixtures have vectors of {first.width} and {other.width} dimensions: give two of one width."
             )
         for name in ("values", "value_variances"):
             if (getattr(first, name) is None) != (getattr(other, name) is None):
-                raise ValueError(f"only one of the mixtures has {name}: give them to both, or to none")
+                raise ValueError(f"only one of the mixtures has {name}: give them to both, or to none.")
         if first.noise_variance is not other.noise_variance and first.noise_variance != other.noise_variance:
             raise ValueError(
                 f"noise_variance is {first.noise_variance} in one mixture and {other.noise_variance} in another: "
-                "give both the same"
+                "give both the same."
             )

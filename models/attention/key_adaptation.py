@@ -91,8 +91,8 @@ def adapt_keys(
     check_choice("gradient", gradient, get_args(StepGradient))
     if log_kappa.ndim and log_kappa.shape[-1] not in (1, mixture.components):
         raise ValueError(
-            f"pseudo_counts has shape {tuple(log_kappa.shape)}; give a number, or one for each of the "
-            f"{mixture.components} keys"
+            f"pseudo_counts has shape {tuple(log_kappa.shape)}: give a number, or one for each of the "
+            f"{mixture.components} keys."
         )
     if steps == 0:
         return mixture
@@ -194,13 +194,13 @@ def check_tolerance(tolerance: float | None) -> None:
         return
     number = declared_number("tolerance", tolerance, float)
     if not 0 < number < math.inf:
-        raise ValueError(f"tolerance is {number}; it must be positive and finite, or None for all of the steps")
+        raise ValueError(f"tolerance is {number}: give a positive, finite number, or None for all of the steps.")
 
 
 def check_pseudo_counts(pseudo_counts: float | Float[Tensor, "*batch n"]) -> None:
     """Raises a ValueError unless pseudo-counts are positive and finite."""
     if not isinstance(pseudo_counts, Tensor | int | float) or isinstance(pseudo_counts, bool):
-        raise ValueError(f"pseudo_counts is {pseudo_counts!r}; it must be a positive number, or one for each key")
+        raise ValueError(f"pseudo_counts is {pseudo_counts!r}: give a positive number, or one for each key.")
     counts = torch.as_tensor(pseudo_counts)
-    rule = "it must be positive and finite, so that a key without a query stays"
+    rule = "give positive, finite numbers, so that a key without a query stays"
     check_entries("pseudo_counts", counts, (counts > 0) & counts.isfinite(), rule)

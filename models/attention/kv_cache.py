@@ -43,7 +43,7 @@ class KeyValueCache:
         """
         start, end = self.length, self.length + keys.shape[-2]
         if end > self.capacity:
-            raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}; make it larger or generate fewer")
+            raise ValueError(f"{end} tokens do not fit a cache of {self.capacity}: make it larger or generate fewer.")
         if self.keys is None or self.values is None:
             self.keys = keys.new_zeros(*keys.shape[:2], self.capacity, keys.shape[-1])
             self.values = values.new_zeros(*values.shape[:2], self.capacity, values.shape[-1])

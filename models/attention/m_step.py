@@ -178,7 +178,7 @@ def expected_statistics(
         sums = _sums(joint, observations[start : start + size], squares, means)
         totals = sums if totals is None else [total + new for total, new in zip(totals, sums, strict=True)]
     if totals is None:
-        raise ValueError("there are no queries; statistics need at least one")
+        raise ValueError("there are no queries: give at least one.")
     count, first, evidence, *rest = [total.to(queries.dtype) for total in totals]
     second = rest.pop(0) if squares is not None else None
     value_count, value_sum = rest or (None, None)
@@ -244,7 +244,7 @@ def update_variances(
     """
     second = statistics.squares
     if second is None:
-        raise ValueError("variances need second moments; call expected_statistics with squares")
+        raise ValueError("variances need second moments: call expected_statistics with squares.")
     full, smallest = second.ndim > means.ndim, torch.finfo(means.dtype).tiny
     prior_counts = tensor_like(priors.pseudo_counts, means)[..., None]
     count, moved = statistics.counts[..., None], means - initial
@@ -385,7 +385,7 @@ def _joint(mixture: Mixture, with_values: bool, explicit: bool) -> Joint:
 def _values_alone(mixture: Mixture) -> Mixture:
     """The components' values and value variances as a mixture of their own."""
     if mixture.values is None or mixture.value_variances is None:
-        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances")
+        raise ValueError("values are known but the mixture has no value_variances: give it values and their variances.")
     zeros = torch.zeros_like(mixture.log_weights)
     return replace(
         mixture, log_weights=zeros, means=mixture.values, variances=mixture.value_variances,

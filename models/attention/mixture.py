@@ -334,13 +334,13 @@ class Mixture:
         """Raises unless variances are finite and not negative; those of values and of queries have to be positive."""
         noise, own = torch.as_tensor(self.query_variance), _own_variances(self.variances)
         fine = (noise >= 0 if own is not None else noise > 0) & noise.isfinite()
-        rule = "it must be finite and at least 0, and positive where there are no variances"
+        rule = "give a finite number of at least 0, and a positive one where there are no variances"
         check_entries("noise_variance", noise, fine, rule)
         if own is not None:
-            rule = "each must be finite and at least 0: leave components out with mask"
+            rule = "give finite numbers of at least 0, or leave components out with mask"
             check_entries("variances", own, self._unless_absent((own >= 0) & own.isfinite()), rule)
         if self.value_variances is not None:
-            rule = "each must be finite and positive: leave value_variances out where values are exact"
+            rule = "give positive, finite numbers, or leave value_variances out where values are exact"
             fine = (self.value_variances > 0) & self.value_variances.isfinite()
             check_entries("value_variances", self.value_variances, self._unless_absent(fine), rule)
 
@@ -356,8 +356,8 @@ class Mixture:
         """
         if isinstance(self.variances, Covariances):
             raise ValueError(
-                "attention does not take full covariances; use diagonal variances, or the functions of "
-                "models.attention.bayes_rule"
+                "attention does not take full covariances: use diagonal variances, or the functions of "
+                "models.attention.bayes_rule."
             )
         return self.variances.dense() if isinstance(self.variances, SharedVariances) else self.variances
 
@@ -414,15 +414,17 @@ def _check_rows(name: str, shape: torch.Size, components: int, of: str = "means"
 def _check_width(name: str, shape: torch.Size, expected: tuple[int, ...]) -> None:
     if shape[-len(expected) :] != expected:
         wanted = " x ".join(str(size) for size in expected)
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must end in {wanted}, as the means have {expected[0]}")
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}: give one that ends in {wanted}, as the means have {expected[0]}."
+        )
 
 
 def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
     if len(shape) < 2 or shape[-2] not in (1, vectors[-2]) or shape[-1] not in (1, vectors[-1]):
         target, more = ("values", "") if name == "value_variances" else ("means", " or SharedVariances")
         raise ValueError(
-            f"{name} of shape {tuple(shape)} do not broadcast to {target} of shape {tuple(vectors)}; "
-            f"give (N, D), (N, 1), (1, D){more}"
+            f"{name} of shape {tuple(shape)} do not broadcast to {target} of shape {tuple(vectors)}: "
+            f"give (N, D), (N, 1), (1, D){more}."
         )
 
 

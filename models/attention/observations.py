@@ -92,15 +92,15 @@ def check_queries(queries: Float[Tensor, "*batch m d"], mixture: Mixture, **othe
         ValueError: If a type or a shape does not fit.
     """
     if not isinstance(mixture, Mixture):
-        raise ValueError(f"mixture has type {type(mixture).__name__}: give a pf.Mixture")
+        raise ValueError(f"mixture has type {type(mixture).__name__}: give a pf.Mixture.")
     check_types(queries=queries)
     check_types(("attn_mask", "value_mask", "mask"), **others)
     if queries.ndim < 2:
         shape = tuple(queries.shape)
-        raise ValueError(f"queries have shape {shape}: give a row for each of M queries, (*, M, {mixture.width})")
+        raise ValueError(f"queries have shape {shape}: give a row for each of M queries, (*, M, {mixture.width}).")
     if queries.shape[-1] != mixture.width:
         raise ValueError(
-            f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}; give them as many"
+            f"queries have {queries.shape[-1]} dimensions and the mixture's vectors {mixture.width}: give them as many."
         )
     leading = {"queries": queries.shape[:-2]}
     m, n = queries.shape[-2], mixture.components

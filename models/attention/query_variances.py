@@ -61,7 +61,7 @@ def check_variances(mixture: Mixture) -> None:
     if noise is None or not (isinstance(noise, Tensor) or noise == 0) or not is_readable(mixture.log_weights, noise):
         return
     total = query_variances(mixture)
-    check_entries("variances", total, total > 0, "each must be positive where noise_variance is 0: add to either")
+    check_entries("variances", total, total > 0, "give positive numbers where noise_variance is 0, or add to that")
 
 
 def cholesky(covariances: Float[Tensor, "*batch n d d"]) -> Float[Tensor, "*batch n d d"]:
@@ -76,7 +76,7 @@ def cholesky(covariances: Float[Tensor, "*batch n d d"]) -> Float[Tensor, "*batc
         failed = torch.linalg.cholesky_ex(covariances).info.flatten().nonzero()
         raise ValueError(
             f"the covariance of component {int(failed[0, 0]) % covariances.shape[-3]} is not positive definite: add to "
-            "its diagonal, or to the mixture's noise_variance"
+            "its diagonal, or to the mixture's noise_variance."
         ) from None
 
 

@@ -62,7 +62,7 @@ class LogDirichlet(Expandable):
                 shape = torch.broadcast_shapes(shape, mask.shape)
             except RuntimeError as error:
                 raise ValueError(
-                    f"mask has shape {tuple(mask.shape)}, log_concentration {tuple(shape)}: give one of the same shape"
+                    f"mask has shape {tuple(mask.shape)}, log_concentration {tuple(shape)}: give one of the same shape."
                 ) from error
         self.log_concentration = log_concentration.expand(shape)
         self.present = None if mask is None else mask.expand(shape)  # not `mask`: that name is Pyro's method

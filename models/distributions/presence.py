@@ -50,9 +50,9 @@ class Presence(Expandable):
         validate_args: bool | None = None,
     ) -> None:
         if logits.shape[-1] != mask.shape[-1]:
-            raise ValueError(f"logits are of {logits.shape[-1]} components and mask of {mask.shape[-1]}: give as many")
+            raise ValueError(f"logits are of {logits.shape[-1]} components and mask of {mask.shape[-1]}: give as many.")
         if not 1 <= always <= mask.shape[-1]:
-            raise ValueError(f"always is {always}: give a number of components from 1 to {mask.shape[-1]}")
+            raise ValueError(f"always is {always}: give a number of components from 1 to {mask.shape[-1]}.")
         shape = torch.broadcast_shapes(logits.shape, mask.shape)
         self.logits, self.present, self.always = logits.expand(shape), mask.expand(shape), always
         super().__init__(shape[:-1], shape[-1:], validate_args)

@@ -68,7 +68,9 @@ class LogStickBreaking(Expandable):
         super().__init__(batch, mask.shape[-1:], validate_args)
         if self._validate_args:
             fine = self.concentration + self.discount > 0
-            check_entries("concentration", self.concentration, fine, "it must be above 0, or above minus the discount")
+            check_entries(
+                "concentration", self.concentration, fine, "give a number above 0, or above minus the discount"
+            )
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:

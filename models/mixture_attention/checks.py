@@ -87,20 +87,20 @@ def shape_of_tokens(
     width, leading = own.means.shape[-1], own.leading
     shape = torch.Size((*leading, tokens)) if queries is None else queries.shape[:-1]
     if queries is not None and queries.shape[-1] != width:
-        raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}; give them as many")
+        raise ValueError(f"queries have {queries.shape[-1]} dimensions and keys {width}: give them as many.")
     if not shape.numel():
-        raise ValueError(f"queries have shape {tuple(shape)} x {width}, which holds none: give at least one")
+        raise ValueError(f"queries have shape {tuple(shape)} x {width}, which holds none: give at least one.")
     if not broadcasts_to(leading, shape[:-1]):
         raise ValueError(
-            f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}; "
-            "queries need those of the mixture, with others further left only"
+            f"queries have leading dimensions {tuple(shape[:-1])} and the mixture {tuple(leading)}: "
+            "give queries those of the mixture, with others further left only."
         )
     if values is not None:
         if own.component_values is None or own.value_variances is None:
-            raise ValueError("values are known but the mixture has no value_variances: give it values and both")
+            raise ValueError("values are known but the mixture has no value_variances: give it values and both.")
         expected = (*shape, own.component_values.shape[-1])
         if not broadcasts_to(values.shape, expected):
-            raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query")
+            raise ValueError(f"values have shape {tuple(values.shape)}, expected {expected}: one for each query.")
     elif value_mask is not None:
         raise ValueError("value_mask marks known values, and there are none: give values too, or leave it out.")
     for name, tensor, expected in (
@@ -109,7 +109,7 @@ def shape_of_tokens(
         ("attn_mask", attn_mask, (*shape, own.components)),
     ):
         if tensor is not None and not broadcasts_to(tensor.shape, expected):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected)}.")
     return shape
 
 
@@ -118,10 +118,10 @@ def check_finite_tokens(
 ) -> None:
     """Raises a ValueError unless queries that count, and values that are known of them, are finite, if readable."""
     if queries is not None:
-        rule = "each that counts must be finite: leave the others out with mask"
+        rule = "give finite ones, or leave them out with mask"
         check_entries("queries", queries, _where(queries.isfinite(), counted), rule)
     if values is not None:
-        rule = "each that is known must be finite: leave the others out with value_mask"
+        rule = "give finite ones, or leave them out with value_mask"
         check_entries("values", values, _where(_where(values.isfinite(), value_mask), counted), rule)
 
 

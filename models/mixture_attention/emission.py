@@ -27,7 +27,7 @@ def as_emission(emission: object) -> nn.Module:
     if isinstance(emission, Distribution | type) or not callable(emission):
         raise ValueError(
             f"emission is {emission!r}, which is neither a module nor a function of a mean and a scale: "
-            "give one, as lambda mean, scale: StudentT(4.0, mean, scale).to_event(1)"
+            "give one, as lambda mean, scale: StudentT(4.0, mean, scale).to_event(1)."
         )
     return as_prior(emission, nn.Module, "emission")
 
@@ -55,19 +55,19 @@ def check_emission(emission: nn.Module, rows: Float[Tensor, "*batch n d"], preci
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{who} fails when it is called with a mean and a scale of shape {tuple(mean.shape)} "
-            f"({one_line(error)}): return the distribution of a query"
+            f"({one_line(error)}): return the distribution of a query."
         ) from error
     if not isinstance(distribution, Distribution):
-        raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
+        raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution.")
     if distribution.event_shape != mean.shape[-1:]:
         raise ValueError(
             f"{who} gave event shape {tuple(distribution.event_shape)}, expected {tuple(mean.shape[-1:])}: "
-            "return a distribution over one query, with .to_event(1) where its entries are independent"
+            "return a distribution over one query, with .to_event(1) where its entries are independent."
         )
     if distribution.batch_shape != mean.shape[:-1]:
         raise ValueError(
             f"{who} gave batch shape {tuple(distribution.batch_shape)}, expected {tuple(mean.shape[:-1])}: "
-            "return one distribution for each mean, so compute with the mean's shape"
+            "return one distribution for each mean, so compute with the mean's shape."
         )
 
 
@@ -76,8 +76,8 @@ def check_gaussian(emission: nn.Module | None, who: str, correlated: bool = Fals
     others = "out, or infer with NUTS, AutoNormal or TraceEnum_ELBO"
     if emission is not None:
         part = described(emission, "emission")
-        raise ValueError(f"{who} needs Gaussian queries, and the model has the {part}: leave the emission {others}")
+        raise ValueError(f"{who} needs Gaussian queries, and the model has the {part}: leave the emission {others}.")
     if correlated:
         raise ValueError(
-            f"{who} needs queries whose dimensions are independent, and the model has correlations: leave them {others}"
+            f"{who} needs queries whose dimensions are independent, and there are correlations: leave them {others}."
         )

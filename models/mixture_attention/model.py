@@ -132,7 +132,7 @@ class MixtureAttention(OwnParameters):
         mixture, factors = split_covariances(mixture)
         check_mixture(mixture, weighted=weights is None)
         if (free_values or values is not None) and mixture.value_variances is None:
-            raise ValueError("values need a mixture with values and value_variances: give it both")
+            raise ValueError("values need a mixture with values and value_variances: give it both.")
         self._register(mixture, factors)
         self.free_values = free_values
         self.key_prior = None if keys is None else as_prior(keys, ComponentPrior, "keys")
@@ -144,7 +144,7 @@ class MixtureAttention(OwnParameters):
         if self.emission is not None and self.correlated:
             raise ValueError(
                 "emission and correlations do not go together, as an emission is given one scale for each "
-                "dimension: leave one of the two out, or return a correlated distribution from the emission"
+                "dimension: leave one of the two out, or return a correlated distribution from the emission."
             )
         self._log_weights_drawn = self._diagonal = False
         # building a model must not advance the random state

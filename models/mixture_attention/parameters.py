@@ -114,7 +114,7 @@ def _set(module: nn.Module, name: str, tensor: Tensor | None) -> None:
     if tensor is not None and not tensor.is_leaf:
         raise ValueError(
             f"{name} is computed from a tensor that requires a gradient, which the model would not train: give an "
-            "nn.Parameter itself (full covariances have none), or a detached tensor"
+            "nn.Parameter itself (full covariances have none), or a detached tensor."
         )
     if isinstance(tensor, nn.Parameter):
         setattr(module, name, tensor)

@@ -168,7 +168,7 @@ class Bottleneck(nn.Module):
         variance, spread = vectors.variance, log_alphas.variance
         assert vectors.mean is not None and log_alphas.mean is not None
         if not bool(variance.isfinite().all()):  # nor is it where the mean is not
-            raise ValueError("its vectors are NaN or infinite: look at the inputs, or at the weights of the model")
+            raise ValueError("its vectors are NaN or infinite: look at the inputs, or at the weights of the model.")
         self.prior_mean.copy_(vectors.mean)
         # a dimension that never varies has a prior all the same, so narrow that its vectors stay as they are
         self.prior_variance.copy_(variance.clamp_min(1e-12))
@@ -192,7 +192,7 @@ class Bottleneck(nn.Module):
             dtype = str(self.prior_mean.dtype).removeprefix("torch.")
             raise ValueError(
                 f"the priors of the layers are {dtype}, and distributions need float32: call model.float(), and run it "
-                "under torch.autocast"
+                "under torch.autocast."
             )
         tau, x = self.tau, at_least_float32(x)
         with without_autocast(x.device):

@@ -58,5 +58,5 @@ class RunningMoments:
             ValueError: If there were fewer than two vectors.
         """
         if self.squares is None or self.count < 2:
-            raise ValueError(f"{self.count} vectors have no variance: give at least 2")
+            raise ValueError(f"{self.count} vectors have no variance: give at least 2.")
         return self.squares / (self.count - 1)

@@ -203,7 +203,7 @@ class Clip(NamedTuple):
             if order * least <= (order - 1) * most:
                 raise ValueError(
                     f"order is {order:g}, at which {name} between {least:g} and {most:g} has no finite guarantee: "
-                    "bring its bounds together, or take an order closer to 1"
+                    "bring its bounds together, or take an order closer to 1."
                 )
         narrow, wide = (torch.full((width,), v).double() for v in (self.least_variance, self.most_variance))
         far = torch.zeros(width, dtype=torch.float64)
@@ -216,13 +216,13 @@ class Clip(NamedTuple):
     def _check(self) -> None:
         for name, value in self._asdict().items():
             if not 0 < declared_number(name, value, float) < math.inf:
-                raise ValueError(f"{name} is {value}: give a finite number above 0")
+                raise ValueError(f"{name} is {value}: give a finite number above 0.")
         for name, least, most in (
             ("variance", self.least_variance, self.most_variance),
             ("alpha", self.least_alpha, self.most_alpha),
         ):
             if least > most:
-                raise ValueError(f"least_{name} is {least:g} and most_{name} {most:g}: give the smaller one first")
+                raise ValueError(f"least_{name} is {least:g} and most_{name} {most:g}: give the smaller one first.")
 
 
 def approximate_epsilon(renyi: float, order: float, delta: float) -> float:
@@ -246,9 +246,9 @@ def approximate_epsilon(renyi: float, order: float, delta: float) -> float:
     """
     _check_order(order, least=1.0)
     if not 0 <= declared_number("renyi", renyi, float) < math.inf:
-        raise ValueError(f"renyi is {renyi}: give a finite divergence, 0 or more")
+        raise ValueError(f"renyi is {renyi}: give a finite divergence, 0 or more.")
     if not 0 < declared_number("delta", delta, float) < 1:
-        raise ValueError(f"delta is {delta}: give a probability above 0 and below 1")
+        raise ValueError(f"delta is {delta}: give a probability above 0 and below 1.")
     return renyi + math.log(1 / delta) / (order - 1)
 
 
@@ -266,10 +266,10 @@ def _log_beta(alpha: Tensor) -> Tensor:
 def _check_widths(name: str, *parameters: Tensor) -> None:
     sizes = sorted({x.shape[-1] for x in parameters})
     if len(sizes) > 1:
-        raise ValueError(f"there are {sizes[0]} and {sizes[-1]} {name}: give texts with as many as each other")
+        raise ValueError(f"there are {sizes[0]} and {sizes[-1]} {name}: give texts with as many as each other.")
 
 
 def _check_order(order: float, least: float = 0.0) -> None:
     if not least < declared_number("order", order, float) < math.inf or order == 1:
         rule = "give a number above 1" if least else "give a number above 0 other than 1, where it is the KL divergence"
-        raise ValueError(f"order is {order}: {rule}")
+        raise ValueError(f"order is {order}: {rule}.")

@@ -55,11 +55,11 @@ def checked_tau(**values: object) -> dict[str, float]:
         {'sigma': 1.0}
         >>> checked_tau(sigma=-1)
         Traceback (most recent call last):
-        ValueError: tau_sigma is -1: give 0, a point mass, or a positive finite number
+        ValueError: tau_sigma is -1: give 0, a point mass, or a positive finite number.
     """
     strengths = {name: plain_number(value) for name, value in values.items() if value is not None}
     for name, value in strengths.items():
         rule, fine = _RULES[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not fine(value):
-            raise ValueError(f"tau_{name} is {value!r}: {rule}")
+            raise ValueError(f"tau_{name} is {value!r}: {rule}.")
     return {name: float(value) for name, value in strengths.items()}

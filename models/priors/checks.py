@@ -56,11 +56,11 @@ def as_prior(prior: object, role: type[nn.Module], name: str = "prior") -> nn.Mo
     if isinstance(prior, Distribution):
         return _Constant(prior, name)
     if isinstance(prior, type):
-        raise ValueError(f"{name} is the class {prior.__name__}: give an instance, as {prior.__name__}(...) makes one")
+        raise ValueError(f"{name} is the class {prior.__name__}: give an instance, as {prior.__name__}(...) makes one.")
     if callable(prior):
         return _Function(prior)
     raise ValueError(
-        f"{name} {prior!r}: give a {role.__name__}, a distribution, or a function that returns a distribution"
+        f"{name} {prior!r}: give a {role.__name__}, a distribution, or a function that returns a distribution."
     )
 
 
@@ -128,29 +128,29 @@ def _called(prior: nn.Module, args: Sequence[Any], who: str) -> Distribution:
     except (RuntimeError, TypeError) as error:
         call = "a mask" if args else "no argument"
         raise ValueError(
-            f"{who} fails when it is called with {call} ({one_line(error)}): return a distribution"
+            f"{who} fails when it is called with {call} ({one_line(error)}): return a distribution."
         ) from error
     if not isinstance(distribution, Distribution):
-        raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution")
+        raise ValueError(f"{who} returned a {type(distribution).__name__}: return a torch or Pyro distribution.")
     return distribution
 
 
 def _check_shape(distribution: Distribution, who: str, batch: torch.Size, event: torch.Size, way_out: str) -> None:
     if distribution.event_shape != event:
         raise ValueError(
-            f"{who} gave event shape {tuple(distribution.event_shape)}, expected {tuple(event)}: {way_out}"
+            f"{who} gave event shape {tuple(distribution.event_shape)}, expected {tuple(event)}: {way_out}."
         )
     if not broadcasts_to(distribution.batch_shape, batch):  # the prior may be the same for all texts
         raise ValueError(
-            f"{who} gave batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}: {way_out}"
+            f"{who} gave batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}: {way_out}."
         )
 
 
 def _check_weights(draw: Tensor, mask: Tensor, who: str, way_out: str) -> None:
     if not bool(log_simplex.check(draw).all()):
-        raise ValueError(f"{who} drew values whose exponentials do not sum to one: {way_out}")
+        raise ValueError(f"{who} drew values whose exponentials do not sum to one: {way_out}.")
     if bool((draw.exp() > 0).logical_and(~mask).any()):
-        raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}")
+        raise ValueError(f"{who} gave weight to components that its mask excludes: {way_out}.")
 
 
 def _check_padding(prior: nn.Module, mask: Tensor, who: str, way_out: str) -> None:
@@ -172,16 +172,16 @@ def _check_padding(prior: nn.Module, mask: Tensor, who: str, way_out: str) -> No
     if not torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True):
         raise ValueError(
             f"{who} gives weights the log density {float(one.mean()):.4g}, and {float(other.mean()):.4g} with padding: "
-            "leave components that do not exist out of it, as LogLogisticNormal(loc, scale, mask) does"
+            "leave components that do not exist out of it, as LogLogisticNormal(loc, scale, mask) does."
         )
 
 
 def _check_real(distribution: Distribution, draw: Tensor, who: str) -> None:
     if not bool(draw.isfinite().all()):
-        raise ValueError(f"{who} drew values that are not finite: check its parameters")
+        raise ValueError(f"{who} drew values that are not finite: check its parameters.")
     support: Any = distribution.support
     if support is not None and not all(bool(support.check(torch.full_like(draw, x)).all()) for x in (-3, 3)):
-        raise ValueError(f"{who} has the support {support}: posteriors reach all real numbers, so the prior must too")
+        raise ValueError(f"{who} has the support {support}: give one of all real numbers, which posteriors reach.")
 
 
 class _Function(nn.Module):
@@ -202,12 +202,12 @@ class _Constant(nn.Module):
         self.distribution = distribution
         for path, tensor in _tensors(distribution):
             if tensor.requires_grad:
-                raise ValueError(f"{name}: a bare distribution is not trained; write a module with a parameter {path}")
+                raise ValueError(f"{name}: a bare distribution is not trained: write a module with a parameter {path}.")
             self.register_buffer(path, tensor.detach().clone())
         if _is_trained(self()):  # on a copy: a density may leave lazy parameters behind
             raise ValueError(
-                f"{name}: a bare distribution is not trained, and this {type(distribution).__name__} has parameters; "
-                "give the module that makes it, or a function that does"
+                f"{name}: a bare distribution is not trained, and this {type(distribution).__name__} has parameters: "
+                "give the module that makes it, or a function that does."
             )
 
     def forward(self, *args: Any) -> Distribution:
@@ -263,7 +263,7 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
     """Raises unless precisions are positive, a component is left and, if ``weighted``, weights sum to one."""
     present = mixture.present
     if not bool(present.any(-1).all()):
-        raise ValueError("the mixture has no component left: each of its masks or weights must leave one")
+        raise ValueError("the mixture has no component left: leave at least one in each of its masks, with a weight.")
     own = mixture.dense_variances()
     own = torch.zeros(1, 1) if own is None else own
     for name, variances in (("precision", own + mixture.query_variance), ("value precision", mixture.value_variances)):
@@ -273,31 +273,31 @@ def check_mixture(mixture: Mixture, weighted: bool) -> None:
         bad = ~((variances > 0) & variances.isfinite())
         if bool(bad.any()):
             raise ValueError(
-                f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances"
+                f"{name} 1 / {float(variances[bad][0]):g} is not positive and finite: give it positive variances."
             )
     total = safe_logsumexp(torch.where(present, mixture.log_weights, -torch.inf)).exp()
     tolerance = 1e-6 if total.dtype == torch.float64 else 1e-4
     if weighted and bool(((total - 1).abs() > tolerance).any()):
         worst = float(total.flatten()[(total - 1).abs().argmax()])
-        raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights")
+        raise ValueError(f"the weights sum to {worst:g}, not to 1: take log_softmax of log_weights.")
 
 
 def check_distribution(name: str, distribution: object, batch: Sequence[int], events: Sequence[Sequence[int]]) -> None:
     """Raises unless a prior returned a distribution of one of these event shapes whose batch shape broadcasts."""
     if not isinstance(distribution, Distribution):
         raise ValueError(
-            f"the prior of {name} returned a {type(distribution).__name__}: return a torch or Pyro distribution"
+            f"the prior of {name} returned a {type(distribution).__name__}: return a torch or Pyro distribution."
         )
     if tuple(distribution.event_shape) not in [tuple(event) for event in events]:
         wanted = " or ".join(str(tuple(event)) for event in events)
-        raise ValueError(f"the prior of {name} has event shape {tuple(distribution.event_shape)}, expected {wanted}")
+        raise ValueError(f"the prior of {name} has event shape {tuple(distribution.event_shape)}, expected {wanted}.")
     if not broadcasts_to(distribution.batch_shape, batch):
         raise ValueError(
-            f"the prior of {name} has batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}"
+            f"the prior of {name} has batch shape {tuple(distribution.batch_shape)}, expected {tuple(batch)}."
         )
 
 
 def check_support(name: str, distribution: Any, needed: str, valid: bool) -> None:
     """Raises, with the support that is ``needed``, unless the draws of a prior are ``valid``."""
     if not valid:
-        raise ValueError(f"the prior of {name} has the support {distribution.support}: it must draw {needed}")
+        raise ValueError(f"the prior of {name} has the support {distribution.support}: give one that draws {needed}.")

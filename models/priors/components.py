@@ -77,7 +77,7 @@ class GaussianVectors(ComponentPrior):
         prior_counts = tensor_like(pseudo_counts, initial)
         if not bool((prior_counts > 0).all()):
             raise ValueError(
-                f"pseudo_counts is {float(prior_counts.min())}; it must be positive: leave the prior out instead"
+                f"pseudo_counts is {float(prior_counts.min())}: give a positive number, or leave the prior out."
             )
         self.register_buffer("initial", initial)
         self.register_buffer("pseudo_counts", prior_counts.expand(initial.shape[:-1]).clone())
@@ -170,7 +170,7 @@ class DirichletProcess(Configurable, LocalModule):
             )  # Pyro renames a plain function, so that it cannot be pickled
             return
         if not concentration > 0:
-            raise ValueError(f"concentration is {concentration}; it must be positive")
+            raise ValueError(f"concentration is {concentration}: give a positive number.")
         self.register_buffer("concentration", torch.tensor(float(concentration)))
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:

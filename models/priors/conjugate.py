@@ -34,7 +34,7 @@ def conjugate_priors(mixture: Mixture, priors: ConjugatePriors | None, moves: st
             arguments["keys"] = GaussianVectors(mixture.means, priors.pseudo_counts)
         elif name == "values":
             if mixture.values is None:
-                raise ValueError("values cannot have a prior in a mixture without any: give it values")
+                raise ValueError("values cannot have a prior in a mixture without any: give it values.")
             arguments["values"] = GaussianVectors(mixture.values, priors.value_pseudo_counts)
         elif name == "variances":
             arguments["precision"] = _precision_prior(mixture, priors, "means" in moves)
@@ -54,7 +54,7 @@ def _precision_prior(mixture: Mixture, priors: ConjugatePriors, moving: bool) ->
     total = _isotropic_variances(mixture) if priors.rate is None else None
     rate = rate_of_variances(priors, mixture.means, total, full=False)[..., 0]
     if not bool((rate > 0).all()):
-        raise ValueError(f"rate is {float(rate.min())}; a proper prior over precisions needs a positive one")
+        raise ValueError(f"rate is {float(rate.min())}: give a positive one, for a proper prior over precisions.")
     shape = torch.full_like(rate, priors.shape)
     if not moving:
         shape = shape + 0.5 * mixture.width * (torch.as_tensor(priors.pseudo_counts, device=rate.device) > 0)
@@ -66,5 +66,5 @@ def _isotropic_variances(mixture: Mixture) -> Tensor:
     own = mixture.dense_variances()
     total = (mixture.means.new_zeros(1, 1) if own is None else own) + mixture.query_variance
     if total.shape[-1] > 1:
-        raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate")
+        raise ValueError("a rate for isotropic precisions does not follow from diagonal variances: give priors a rate.")
     return total.expand(*mixture.means.shape[:-1], 1)

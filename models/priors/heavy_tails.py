@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..utils.numbers import check_at_least
+from ..utils.numbers import check_at_least, check_positive
 from ..utils.precision import at_least_float32
 from .latents import First, LinearPrior, bounded_std
 from .roles import VectorPrior
@@ -166,14 +166,13 @@ def _laplace(mean: Tensor, std: Tensor) -> Distribution:
 
 def _checked_df(df: float) -> Tensor:
     if not df > 2:
-        raise ValueError(f"df {df}: must be above 2, or there is no variance; large is a Gaussian")
+        raise ValueError(f"df is {df}: give a number above 2, as there is no variance otherwise; large is a Gaussian.")
     return torch.tensor(float(df))
 
 
 def _add_moments(prior: nn.Module, width: int, std: float, learnable: bool) -> None:
     check_at_least(1, width=width)
-    if not std > 0:
-        raise ValueError(f"std {std}: must be positive")
+    check_positive(std=std)
     for name, value in {"mean": torch.zeros(width), "log_std": torch.full((width,), math.log(std))}.items():
         if learnable:
             setattr(prior, name, nn.Parameter(value))

@@ -60,11 +60,15 @@ class LengthPrior(Prior):
             ValueError: If ``smoothing`` is not positive or a length is out of range.
         """
         if not smoothing > 0:
-            raise ValueError(f"smoothing {smoothing}: must be positive, or lengths without a text have no probability")
+            raise ValueError(
+                f"smoothing is {smoothing}: give a positive number, so that lengths without a text have a probability."
+            )
         lengths = torch.as_tensor(lengths, dtype=torch.long)
         outside = (lengths < 1) | (lengths > max_length)
         if outside.any():
-            raise ValueError(f"length {int(lengths[outside][0])}: must be from 1 to the max_length of {max_length}")
+            raise ValueError(
+                f"a length is {int(lengths[outside][0])}: give numbers from 1 to the max_length of {max_length}."
+            )
         counts = torch.bincount(lengths - 1, minlength=max_length).double() + smoothing
         prior = cls(max_length)
         prior.log_probabilities = (counts / counts.sum()).log().float()
@@ -85,11 +89,11 @@ class LengthPrior(Prior):
 def _check_probabilities(probabilities: Tensor, max_length: int) -> None:
     if probabilities.shape != (max_length,):
         raise ValueError(
-            f"probabilities of shape {tuple(probabilities.shape)}: must be {max_length}, one for each length up to "
-            f"the max_length of {max_length}"
+            f"probabilities have shape {tuple(probabilities.shape)}: give {max_length}, one for each length up to "
+            f"the max_length of {max_length}."
         )
     wrong = probabilities[~((probabilities >= 0) & probabilities.isfinite())]
     if len(wrong):
-        raise ValueError(f"probability {float(wrong[0]):g}: must not be negative and must be finite")
+        raise ValueError(f"a probability is {float(wrong[0]):g}: give finite numbers of at least 0.")
     if not probabilities.any():
-        raise ValueError("probabilities that are all 0: that of a length that texts have must be positive")
+        raise ValueError("all probabilities are 0: give a positive one to lengths that texts have.")

@@ -59,7 +59,7 @@ class GaussianVectorPrior(VectorPrior):
         super().__init__()
         check_at_least(1, width=width)
         if not bool((torch.as_tensor(variance) > 0).all()):
-            raise ValueError(f"variance {variance}: every entry must be positive")
+            raise ValueError(f"variance is {variance}: give positive numbers.")
         location, scale = _filled(mean, width), _filled(variance, width).log()
         if learnable:
             self.mean, self.log_variance = nn.Parameter(location), nn.Parameter(scale)

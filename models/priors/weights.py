@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..distributions.log_dirichlet import LogDirichlet
 from ..distributions.stick_breaking import LogStickBreaking
-from ..utils.numbers import check_at_least
+from ..utils.numbers import check_at_least, check_not_negative, check_positive
 from ..utils.precision import at_least_float32
 from .hyperpriors import Hierarchical
 from .roles import WeightPrior
@@ -53,14 +53,8 @@ class BoundedDirichletProcess(WeightPrior):
 
     def __init__(self, concentration: float = 1.0, delta: float = 0.3, samples_per_component: int = 1) -> None:
         super().__init__()
-        if not 0 < concentration < math.inf:
-            raise ValueError(
-                f"concentration {concentration}: must be positive and finite; smaller means fewer components in use"
-            )
-        if not 0 <= delta < math.inf:
-            raise ValueError(
-                f"delta {delta}: must not be negative and must be finite; 0 is the plain Dirichlet process"
-            )
+        check_positive(concentration=concentration)
+        check_not_negative(delta=delta)
         check_at_least(1, samples_per_component=samples_per_component)
         self.samples_per_component = samples_per_component
         self.register_buffer("concentration", torch.tensor(float(concentration)))
@@ -192,7 +186,9 @@ class PitmanYor(GEM):
     def __init__(self, concentration: float = 1.0, discount: float = 0.5) -> None:
         super().__init__(concentration)
         if not 0 <= discount < 1:
-            raise ValueError(f"discount {discount}: must be at least 0 and below 1; 0 is the Dirichlet process")
+            raise ValueError(
+                f"discount is {discount}: give a number of at least 0, the Dirichlet process, and below 1."
+            )
         self.register_buffer("discount", torch.tensor(float(discount)))
 
     def forward(self, mask: Bool[Tensor, "*batch n"]) -> Distribution:
@@ -267,6 +263,5 @@ def conditional_concentration(
 
 
 def _positive(name: str, value: float) -> Tensor:
-    if not value > 0:
-        raise ValueError(f"{name} {value}: must be positive")
+    check_positive(**{name: value})
     return torch.tensor(float(value))

@@ -175,7 +175,7 @@ def cross_attention_of(block: nn.Module) -> DenoisingAttention:
     """The cross-attention of a block, or a ValueError if it has none."""
     cross = getattr(block, "cross", None)
     if not isinstance(cross, DenoisingAttention):
-        raise ValueError("this decoder has no cross-attention; build it with cross_attention=True to give it a memory")
+        raise ValueError("this decoder has no cross-attention: build it with cross_attention=True to give it a memory.")
     return cross
 
 

@@ -1,6 +1,5 @@
 """Sizes and options of a Transformer."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin
@@ -9,7 +8,7 @@ from ..attention.layers.gaussian_keys import Assignment, KeyDensity, KeyPrior, P
 from ..batch import BOS, EOS, PAD
 from ..heads import head_width
 from ..utils.choices import check_choice
-from ..utils.numbers import check_at_least, check_dropout, declared_number
+from ..utils.numbers import check_at_least, check_dropout, check_positive, declared_number
 
 __all__ = ["Activation", "Norm", "Positions", "TransformerConfig"]
 
@@ -172,31 +171,33 @@ class TransformerConfig:
             sizes = {name: getattr(self, name) for name in names}
             check_at_least(least, **{name: size for name, size in sizes.items() if size is not None})
         if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers is {self.layers}: give at most {MOST_LAYERS}")
+            raise ValueError(f"layers is {self.layers}: give at most {MOST_LAYERS}.")
         if self.head_size is None:
             head_width(self.width, self.heads)  # raises unless heads divide the width
         if self.heads % self.value_heads:
             raise ValueError(
                 f"key_value_heads is {self.key_value_heads}, which does not divide heads = {self.heads}: choose a "
-                "divisor"
+                "divisor."
             )
         check_dropout(dropout=self.dropout, word_dropout=self.word_dropout)
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be positive and finite")
+            if value is not None:
+                check_positive(**{name: value})
         for field in fields(self):
             if get_origin(field.type) is Literal:
                 check_choice(field.name, getattr(self, field.name), get_args(field.type))
         if self.positions == "sinusoidal" and self.width % 2:
-            raise ValueError(f"width is {self.width}; sinusoidal positions need an even width")
+            raise ValueError(f"width is {self.width}: give an even one, for sinusoidal positions.")
         self._check_rotary()
         self._check_probabilistic()
         for name in ("pad", "bos", "eos"):
             if not 0 <= getattr(self, name) < self.vocabulary:
-                raise ValueError(f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, outside of a vocabulary of {self.vocabulary}: give an id."
+                )
         if self.pad == self.eos:
-            raise ValueError(f"pad and eos are both {self.pad}; padding and the end of a text need ids of their own")
+            raise ValueError(f"pad and eos are both {self.pad}: give padding and the end of a text ids of their own.")
 
     def check_read(self, given: Iterable[str]) -> None:
         """Raises a ValueError if an option has no effect beside the others; saved models may have one.
@@ -262,17 +263,17 @@ class TransformerConfig:
             if self.rotary_scaling != "none":
                 raise ValueError(
                     f"rotary_scaling is {self.rotary_scaling}, but positions are {self.positions}: choose positions "
-                    "rotary, or leave it out"
+                    "rotary, or leave it out."
                 )
             return
         if self.head_width % 2:
             raise ValueError(
-                f"a head has {self.head_width} dimensions; rotary positions need an even number: choose another "
-                "head_size, or another width or heads"
+                f"a head has {self.head_width} dimensions, and rotary positions need an even number: choose another "
+                "head_size, or another width or heads."
             )
         if self.rotary_scaling == "llama3" and self.rotary_low >= self.rotary_high:
             raise ValueError(
-                f"rotary_low is {self.rotary_low} and rotary_high {self.rotary_high}; the second must be larger"
+                f"rotary_low is {self.rotary_low} and rotary_high {self.rotary_high}: give a larger second one."
             )
 
     def _check_probabilistic(self) -> None:
@@ -283,16 +284,16 @@ class TransformerConfig:
                 if (own or field.name == "null_component") and getattr(self, field.name) != field.default:
                     raise ValueError(
                         f"{field.name} is {getattr(self, field.name)}, which only probabilistic attention has, and "
-                        "attention is softmax: choose attention probabilistic, or leave it out"
+                        "attention is softmax: choose attention probabilistic, or leave it out."
                     )
             return
         if self.key_steps and self.dropout:
             raise ValueError(
                 f"key_steps is {self.key_steps} and dropout is {self.dropout}, but keys that adapt need dropout 0: "
-                "leave one of them out"
+                "leave one of them out."
             )
         if name := self.only_softmax:
             raise ValueError(
                 f"{name} is {getattr(self, name)}, which only softmax attention has, and attention is "
-                f"{self.attention}: leave it out, or choose attention softmax"
+                f"{self.attention}: leave it out, or choose attention softmax."
             )

@@ -39,7 +39,7 @@ class Context:
 
     def __post_init__(self) -> None:
         if self.latents is None and self.condition_tokens is None:
-            raise ValueError("the context is empty: give latents or a condition, or no context at all")
+            raise ValueError("the context is empty: give latents or a condition, or no context at all.")
 
     @property
     def present(self) -> Bool[Tensor, "*#batch C"]:
@@ -70,10 +70,10 @@ def check_mixture(memory: Memory, width: int) -> Mixture:
         3
     """
     if not isinstance(memory, Mixture):
-        raise ValueError(f"the memory is a {type(memory).__name__}, but the decoder attends to a Mixture: give one")
+        raise ValueError(f"the memory is a {type(memory).__name__}, but the decoder attends to a Mixture: give one.")
     if memory.width != width:
         raise ValueError(
-            f"the mixture has vectors of {memory.width} dimensions, the model of {width}: give vectors of {width}"
+            f"the mixture has vectors of {memory.width} dimensions, the model of {width}: give vectors of {width}."
         )
     return memory
 
@@ -90,7 +90,7 @@ def check_context(memory: Memory, latents: int, size: int) -> Context:
     shape = None if memory.latents is None else tuple(memory.latents.shape[-2:])
     if shape != (latents, size):
         own = "no latents" if shape is None else f"{shape[0]} latents of {shape[1]} dimensions"
-        raise ValueError(f"the context has {own}, the model {latents} of {size}: give as many and as wide ones")
+        raise ValueError(f"the context has {own}, the model {latents} of {size}: give as many and as wide ones.")
     return memory
 
 
@@ -98,7 +98,7 @@ def check_pair(first: Memory, second: Memory) -> None:
     """Raises a ValueError unless both have the same batch shape."""
     one, other = (tuple(batch_shape(memory)) for memory in (first, second))
     if one != other:
-        raise ValueError(f"the memories are of batch shapes {one} and {other}: give as many texts of each")
+        raise ValueError(f"the memories are of batch shapes {one} and {other}: give as many texts of each.")
 
 
 def flat(memory: Memory, batch: Sequence[int]) -> Memory:

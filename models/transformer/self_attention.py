@@ -150,7 +150,7 @@ class SelfAttention(TorchWeights):
     def _fused(self, values: Tensor, latent: Tensor, begins: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Values that depend on a latent, and one more key and value, before the first token, if there is one."""
         if self.fusion is None:
-            raise ValueError("this layer takes no latent: give the decoder a fusion, or no latents")
+            raise ValueError("this layer takes no latent: give the decoder a fusion, or no latents.")
         if not isinstance(self.fusion, MemorySlot):
             return self.fusion(values, latent), None
         return values, self.fusion(latent) if begins else None  # later it is in the cache already

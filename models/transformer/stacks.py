@@ -289,7 +289,7 @@ class Decoder(nn.Module):
         if memory is None or memory.latents is None:
             return inputs, None
         if self.fusion is None:
-            raise ValueError("this decoder takes no latents; build it with a fusion to give it some")
+            raise ValueError("this decoder takes no latents: build it with a fusion to give it some.")
         latents = self.fusion.checked(memory.latents).to(self.embedding.tokens.weight.dtype)
         if self.shift is None:
             for layer, latent in zip(self.fusion.layers, self.fusion.each(latents), strict=True):
@@ -327,7 +327,7 @@ def check_length(length: int, config: TransformerConfig) -> None:
     """Raises a ValueError if a text is longer than ``max_length``."""
     if length > config.max_length:
         raise ValueError(
-            f"a text of {length} tokens does not fit max_length = {config.max_length}; cut it or raise max_length"
+            f"a text of {length} tokens does not fit max_length = {config.max_length}: cut it or raise max_length."
         )
 
 
@@ -336,7 +336,7 @@ def check_condition(condition: Int[Tensor, "*batch C"], config: TransformerConfi
     if condition.shape[-1] > config.max_condition_length:
         raise ValueError(
             f"a condition of {condition.shape[-1]} tokens does not fit max_condition_length = "
-            f"{config.max_condition_length}; shorten it, or build the decoder with a larger one"
+            f"{config.max_condition_length}: shorten it, or build the decoder with a larger one."
         )
 
 

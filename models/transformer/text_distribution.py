@@ -68,7 +68,7 @@ class AutoregressiveText(Expandable):
         length = length or (max_length if mask is None else mask.shape[-1])
         if length > max_length:
             raise ValueError(
-                f"texts of {length} tokens do not fit the decoder's max_length of {max_length}; cut or split them"
+                f"texts of {length} tokens do not fit the decoder's max_length of {max_length}: cut or split them."
             )
         self.decoder, self.memory, self.token_mask, self.form = decoder, memory, mask, form
         shapes = [] if memory is None else [batch_shape(memory)]
@@ -156,13 +156,15 @@ class AutoregressiveText(Expandable):
         max_length = max_length or config.max_length
         if max_length > config.max_length:
             raise ValueError(
-                f"max_length is {max_length}, but the decoder's max_length is {config.max_length}; give at most that"
+                f"max_length is {max_length}, but the decoder's max_length is {config.max_length}: give at most that."
             )
         prompt = torch.empty(0, dtype=torch.long) if prompt is None else prompt
         prompt = prompt.to(device).expand(*batch, -1).reshape(math.prod(batch), prompt.shape[-1])
         length = (prompt != config.pad).sum(-1)
         if (longest := max(length.tolist(), default=0)) > max_length:
-            raise ValueError(f"a prompt has {longest} tokens, but max_length is {max_length}; shorten it or allow more")
+            raise ValueError(
+                f"a prompt has {longest} tokens, but max_length is {max_length}: shorten it or allow more."
+            )
 
         # The rows of the input end at the same position, where generation goes on; texts start at the same position.
         tokens, present = _decoder_input(prompt, batch, self.memory, config)

@@ -59,8 +59,8 @@ class TokenLikelihood(Expandable):
     ) -> None:
         if hidden.shape[-1] != embedding.shape[-1]:
             raise ValueError(
-                f"hidden states of width {hidden.shape[-1]} do not fit an embedding of width {embedding.shape[-1]}; "
-                "give both the same width"
+                f"hidden states of width {hidden.shape[-1]} do not fit an embedding of width {embedding.shape[-1]}: "
+                "give both the same width."
             )
         self.hidden, self.embedding, self.bias, self.token_mask = hidden, embedding, bias, mask
         super().__init__(hidden.shape[:-2], hidden.shape[-2:-1], validate_args=validate_args)

@@ -24,7 +24,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         >>> check_choice("form", "exact", ("exact", "published"))
         >>> check_choice("form", "publshed", ("exact", "published"))
         Traceback (most recent call last):
-        ValueError: form is 'publshed': choose one of exact, published (did you mean published?)
+        ValueError: form is 'publshed': choose one of exact, published (did you mean published?).
     """
     choices = tuple(choices)
     if value in choices:
@@ -32,7 +32,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     names = [str(choice) for choice in choices]
     close = get_close_matches(str(value).lower(), names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}{hint}")
+    raise ValueError(f"{name} is {value!r}: choose one of {', '.join(names)}{hint}.")
 
 
 def chosen(name: str, values: object, choices: Iterable[N]) -> tuple[N, ...]:

@@ -36,7 +36,7 @@ def k_means(
         (True, False)
     """
     if not len(points) or clusters < 1:
-        raise ValueError(f"{clusters} clusters of {len(points)} points: give at least one of each")
+        raise ValueError(f"{clusters} clusters of {len(points)} points: give at least one of each.")
     centers = _seeds(points, clusters)
     for _ in range(steps):
         nearest = _nearest(points, centers)

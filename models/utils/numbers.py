@@ -83,11 +83,11 @@ def check_dropout(**shares: float) -> None:
     Examples:
         >>> check_dropout(dropout=1.0)
         Traceback (most recent call last):
-        ValueError: dropout is 1.0; it must be at least 0 and below 1
+        ValueError: dropout is 1.0: give a number of at least 0 and below 1.
     """
     for name, share in shares.items():
         if not 0 <= declared_number(name, share, float) < 1:
-            raise ValueError(f"{name} is {share}; it must be at least 0 and below 1")
+            raise ValueError(f"{name} is {share}: give a number of at least 0 and below 1.")
 
 
 def check_finite_number(**numbers: float) -> None:

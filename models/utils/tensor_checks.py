@@ -56,18 +56,18 @@ def check_types(booleans: tuple[str, ...] = (), required: tuple[str, ...] = REQU
         >>> check_types(means=torch.zeros(2), mask=None)
         >>> check_types(("mask",), mask=torch.zeros(2))
         Traceback (most recent call last):
-        ValueError: mask has dtype float32: give booleans, True where something is present
+        ValueError: mask has dtype float32: give booleans, True where something is present.
     """
     for name, tensor in tensors.items():
         if tensor is None and name not in required:
             continue
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name} has type {type(tensor).__name__}: give a tensor, as torch.as_tensor makes it")
+            raise ValueError(f"{name} has type {type(tensor).__name__}: give a tensor, as torch.as_tensor makes it.")
         dtype = str(tensor.dtype).removeprefix("torch.")
         if name in booleans and tensor.dtype != torch.bool:
-            raise ValueError(f"{name} has dtype {dtype}: give booleans, True where something is present")
+            raise ValueError(f"{name} has dtype {dtype}: give booleans, True where something is present.")
         if name not in booleans and not tensor.is_floating_point():
-            raise ValueError(f"{name} has dtype {dtype}: give floating-point numbers, as {name}.float() does")
+            raise ValueError(f"{name} has dtype {dtype}: give floating-point numbers, as {name}.float() does.")
 
 
 def check_leading(shapes: Mapping[str, Sequence[int]]) -> None:
@@ -95,18 +95,18 @@ def check_leading(shapes: Mapping[str, Sequence[int]]) -> None:
             raise ValueError(f"the leading dimensions {each} do not broadcast: give them alike, or none.")
 
 
-def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor, "..."], rule: str) -> None:
+def check_entries(name: str, tensor: Shaped[Tensor, "..."], allowed: Bool[Tensor, "..."], way_out: str) -> None:
     """Raises if ``allowed``, which broadcasts with the tensor, is False anywhere; skipped where values cannot be read.
 
     Raises:
-        ValueError: With the first value that is not allowed, and the rule.
+        ValueError: With the first value that is not allowed, and the way out.
 
     Examples:
         >>> x = torch.tensor([1.0, -2.0])
-        >>> check_entries("x", x, x > 0, "it must be positive")
+        >>> check_entries("x", x, x > 0, "give positive numbers")
         Traceback (most recent call last):
-        ValueError: x is -2.0; it must be positive
+        ValueError: x is -2.0: give positive numbers.
     """
     if is_readable(tensor, allowed) and not bool(allowed.all()):
         values, allowed = torch.broadcast_tensors(tensor.detach(), allowed)
-        raise ValueError(f"{name} is {float(f'{float(values[~allowed][0]):.6g}')}; {rule}")
+        raise ValueError(f"{name} is {float(f'{float(values[~allowed][0]):.6g}')}: {way_out}.")

@@ -447,9 +447,9 @@ def test_bad_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, mixture = draw()
     with pytest.raises(ValueError, match="no component left"):
         adapt(queries, replace(mixture, mask=torch.zeros(N, dtype=torch.bool)))
-    with pytest.raises(ValueError, match="a query's variance is 0; with the noise it must be positive"):
+    with pytest.raises(ValueError, match="a query's variance is 0: give a positive one"):
         adapt(queries, replace(mixture, variances=torch.zeros(N, 1, dtype=torch.double), noise_variance=0.0))
-    with pytest.raises(ValueError, match="variances is -1.0; each must be finite and at least 0"):
+    with pytest.raises(ValueError, match="variances is -1.0: give finite numbers of at least 0"):
         adapt(queries, replace(mixture, variances=-torch.ones(N, 1, dtype=torch.double)))
     with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3"):
         adapt(queries[:, :2], mixture)

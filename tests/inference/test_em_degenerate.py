@@ -142,23 +142,23 @@ def test_full_covariances_with_noise_are_the_isotropic_ones() -> None:
 @pytest.mark.parametrize(
     ("queries", "mixture", "message"),
     [
-        (torch.full((4, 2), torch.nan), {}, "queries that count are NaN or infinite; all must be finite: leave"),
+        (torch.full((4, 2), torch.nan), {}, "queries that count are NaN or infinite: give finite ones, or leave"),
         (
             torch.ones(4, 2).long(),
             {},
             r"queries has dtype int64: give .* as queries.float\(\) does",
         ),
         (torch.ones(4, 2), {"means": torch.full((3, 2), torch.inf)}, "means are NaN or infinite"),
-        (torch.ones(0, 2), {}, r"there are no queries: their shape is \(0, 2\); give at least one"),
+        (torch.ones(0, 2), {}, r"there are no queries: their shape is \(0, 2\): give at least one"),
         (
             torch.ones(4, 2),
             {"log_weights": torch.tensor([torch.nan, 0.0, 0.0])},
-            "log_weights are NaN or infinite; give",
+            "log_weights are NaN or infinite: give",
         ),
         (
             torch.ones(4, 2),
             {"log_weights": torch.tensor([torch.inf, 0.0, 0.0])},
-            "log_weights are NaN or infinite; give",
+            "log_weights are NaN or infinite: give",
         ),
         (torch.ones(4, 2), {"variances": torch.ones(3, 2)}, "diagonal variances: give covariance='diagonal'"),
     ],
@@ -181,7 +181,7 @@ def test_known_values_are_finite(bad: float) -> None:
     mixture = replace(start(torch.float), values=torch.randn(3, 1), value_variances=torch.ones(3, 1))
     values, queries = torch.tensor([[bad], [0.5], [1.0], [2.0]]), torch.randn(4, 2)
     with pytest.raises(
-        ValueError, match="values that are known are NaN or infinite; .*: leave them out with value_mask"
+        ValueError, match="values that are known are NaN or infinite: .* or leave them out with value_mask"
     ):
         adapt(queries, mixture, values=values)
     unknown = torch.tensor([False, True, True, True])

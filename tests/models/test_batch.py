@@ -51,6 +51,6 @@ def test_a_batch_moves_with_its_conditions() -> None:
 def test_conditions_of_another_number() -> None:
     for conditions in ([[8]], [[8], [9], [3]]):
         with pytest.raises(
-            ValueError, match=f"texts: 2, conditions: {len(conditions)}; give one condition for each text"
+            ValueError, match=f"texts: 2, conditions: {len(conditions)}. Give one condition for each text"
         ):
             Batch.pad(TEXTS, conditions=conditions)

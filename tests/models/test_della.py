@@ -322,7 +322,7 @@ def test_answers_are_drawn_as_likely_as_they_are() -> None:
         (
             TOLD,
             Batch.unobserved(2, conditions=[[5] * 5, []]),
-            "a condition of 5 tokens does not fit max_condition_length = 4; shorten it, or build",
+            "a condition of 5 tokens does not fit max_condition_length = 4: shorten it, or build",
         ),
         (TOLD, Batch.unobserved(2, conditions=[[5] * 40, []]), "a condition of 40 tokens does not fit"),
     ],
@@ -451,7 +451,10 @@ class Unfinished(LatentPrior):
             {"latent_prior": lambda summary, layer: dist.Normal(torch.zeros(5 if layer else 4), 1.0).to_event(1)},
             r"gave event shape \(5,\), expected \(4,\)",
         ),
-        ({"latent_prior": dist.Gamma(torch.ones(4), 1.0).to_event(1)}, "posteriors reach all real numbers, so the"),
+        (
+            {"latent_prior": dist.Gamma(torch.ones(4), 1.0).to_event(1)},
+            "give one of all real numbers, which posteriors reach",
+        ),
         ({"latent_prior": lambda summary, layer: summary}, "returned a Tensor: return a torch or Pyro distribution"),
         ({"latent_prior": Unfinished()}, "Unfinished is a LatentPrior: write forward"),
         ({"latent_prior": 3}, "latent_prior 3: give a LatentPrior, a distribution, or a function"),

@@ -87,10 +87,10 @@ def blockwise_attend(
     check_tolerance(tolerance)
     e_step = EStep() if e_step is None else e_step
     if mixture.values is None:
-        raise ValueError("the mixture has no values: give Mixture(..., values=...)")
+        raise ValueError("the mixture has no values: give Mixture(..., values=...).")
     steps = check_steps(steps)
     if not isinstance(e_step, EStep):
-        raise ValueError(f"e_step has type {type(e_step).__name__}: give an EStep")
+        raise ValueError(f"e_step has type {type(e_step).__name__}: give an EStep.")
     check_restrictions(causal, attn_mask, dropout)
     e_step.check(mixture.components)
     with without_autocast(queries.device):

@@ -54,7 +54,7 @@ class EStep:
     def __post_init__(self) -> None:
         tail = self.inverse_degrees
         if tail is not None:
-            check_entries("inverse_degrees", tail, (tail >= 0) & tail.isfinite(), "it must be at least 0 and finite")
+            check_entries("inverse_degrees", tail, (tail >= 0) & tail.isfinite(), "give finite numbers of at least 0")
 
     def check(self, components: int) -> None:
         """Raises a ValueError unless each key has all of its components."""
@@ -62,8 +62,8 @@ class EStep:
         check_at_least(0, common=self.common)
         if (components - self.common) % self.per_key:
             raise ValueError(
-                f"per_key is {self.per_key} and common {self.common}: {components} components are no multiple; give as "
-                "many as the mixture has"
+                f"per_key is {self.per_key} and common {self.common}: {components} components are no multiple: give "
+                "as many as the mixture has."
             )
 
     def keys(self, components: int) -> int:

@@ -122,26 +122,30 @@ def _check(x: Tensor, memory: Tensor, mask: Tensor | None, attn_mask: Tensor | N
     for name, tensor in (("x", x), ("memory", memory)):
         if tensor is None or tensor.ndim < 2:
             shape = None if tensor is None else tuple(tensor.shape)
-            raise ValueError(f"{name} has shape {shape}: give a row for each token, (*, tokens, {width})")
+            raise ValueError(f"{name} has shape {shape}: give a row for each token, (*, tokens, {width}).")
         if tensor.shape[-1] != width:
-            raise ValueError(f"{name} has width {tensor.shape[-1]} and the layer {width}: project {name} to that width")
+            raise ValueError(
+                f"{name} has width {tensor.shape[-1]} and the layer {width}: project {name} to that width."
+            )
     if x.shape[:-2] != memory.shape[:-2]:
         raise ValueError(
-            f"x has batch shape {tuple(x.shape[:-2])} and memory {tuple(memory.shape[:-2])}: expand one to the other"
+            f"x has batch shape {tuple(x.shape[:-2])} and memory {tuple(memory.shape[:-2])}: expand one to the other."
         )
     if memory.shape[-2] == 0:
-        raise ValueError("memory has 0 tokens; attention needs at least one: give a learned one")
+        raise ValueError("memory has 0 tokens: give at least one, such as a learned one.")
     if mask is not None and mask.shape != memory.shape[:-1]:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}; the memory's tokens have {tuple(memory.shape[:-1])}")
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}: give that of the memory's tokens, {tuple(memory.shape[:-1])}."
+        )
     pairs, leading = (x.shape[-2], memory.shape[-2]), () if attn_mask is None else attn_mask.shape[:-2]
     if attn_mask is not None and attn_mask.shape[-2:] != pairs:
         raise ValueError(
-            f"attn_mask has shape {tuple(attn_mask.shape)}; it must end in a row for each token of x and a column for "
-            f"each of the memory, {pairs}"
+            f"attn_mask has shape {tuple(attn_mask.shape)}: end it in a row for each token of x and a column for "
+            f"each of the memory, {pairs}."
         )
     own = x.shape[len(x.shape) - 2 - len(leading) : -2]
     if len(leading) > x.ndim - 2 or any(size not in (1, other) for size, other in zip(leading, own, strict=True)):
         raise ValueError(
             f"attn_mask has batch shape {tuple(leading)} and x {tuple(x.shape[:-2])}: give one mask for all, or one "
-            "for each sequence; those of heads are not supported"
+            "for each sequence; those of heads are not supported."
         )

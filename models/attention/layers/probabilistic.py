@@ -239,7 +239,7 @@ class ProbabilisticAttention(GaussianKeys):
     def _check_gradient(self, where: str) -> None:
         """Raises where the gradient of a fixed point is asked for, and is not computed."""
         if self.steps and self.gradient == "implicit":
-            raise ValueError(f"gradient is 'implicit', which is not supported {where}: leave it 'unrolled'")
+            raise ValueError(f"gradient is 'implicit', which is not supported {where}: leave it 'unrolled'.")
 
     def _needs_weights(self, causal: bool) -> bool:
         """Whether no fused kernel computes the answers."""
@@ -304,9 +304,9 @@ def _checked_reach(positions: object, one_sequence: bool) -> int | None:
     """The largest distance with vectors of its own, checked."""
     reach: int | None = declared_number("positions", positions, int | None)
     if reach is not None and not one_sequence:
-        raise ValueError(f"positions is {reach}; two sequences have no positions in common: leave it out")
+        raise ValueError(f"positions is {reach}, and two sequences have no positions in common: leave it out.")
     if reach is not None and reach < 1:
-        raise ValueError(f"positions is {reach}; distances up to at least 1 are told apart, or None for no positions")
+        raise ValueError(f"positions is {reach}: give at least 1, or None for no positions.")
     return reach
 
 
@@ -315,4 +315,4 @@ def _check(steps: int, pseudo_counts: float, tolerance: float | None, dropout: f
     check_tolerance(tolerance)
     check_dropout(dropout=dropout)
     if steps and dropout:
-        raise ValueError(f"dropout is {dropout} and steps is {steps}; keys that adapt need dropout=0")
+        raise ValueError(f"dropout is {dropout} and steps is {steps}: give keys that adapt dropout=0.")

@@ -80,17 +80,17 @@ def _rename(state: dict[str, Any], names: Mapping[str, str]) -> None:
 def _check_loadable(layer: nn.Module, options: Mapping[str, Any]) -> None:
     """Raises unless torch's layer has the weights that this layer loads, and no others."""
     if not isinstance(layer, nn.MultiheadAttention):
-        raise ValueError(f"the layer has type {type(layer).__name__}: give an nn.MultiheadAttention")
+        raise ValueError(f"the layer has type {type(layer).__name__}: give an nn.MultiheadAttention.")
     if layer.kdim != layer.embed_dim or layer.vdim != layer.embed_dim:
         raise ValueError(
             f"the layer has embed_dim={layer.embed_dim}, kdim={layer.kdim}, vdim={layer.vdim}; here all are one width: "
-            "project keys and values to embed_dim before the layer"
+            "project keys and values to embed_dim before the layer."
         )
     if layer.bias_k is not None:
-        raise ValueError("the layer has add_bias_kv=True, a key and value that have no place here: retrain without it")
+        raise ValueError("the layer has add_bias_kv=True, a key and value that have no place here: retrain without it.")
     if layer.add_zero_attn and not options.get("null_component"):
-        raise ValueError("the layer has add_zero_attn=True: give null_component=True, which is the same at the start")
+        raise ValueError("the layer has add_zero_attn=True: give null_component=True, which is the same at the start.")
     names = [name for name in NAMES if layer.in_proj_bias is not None or not name.endswith("bias")]
     missing = [name for name in names if name not in layer.state_dict()]
     if missing:
-        raise ValueError(f"the layer has no parameter {missing[0]}: remove its parametrizations or quantization first")
+        raise ValueError(f"the layer has no parameter {missing[0]}: remove its parametrizations or quantization first.")

@@ -156,7 +156,7 @@ def blocks_of_vectors(
     size = width if model_width is None else model_width
     check_at_least(1, width=width, model_width=size)
     if size % 2 or size % max(heads, 1):
-        raise ValueError(f"model_width {size}: must be even and a multiple of heads, which is {heads}")
+        raise ValueError(f"model_width is {size}: give an even multiple of heads, which is {heads}.")
     return TransformerConfig(  # blocks read neither the vocabulary nor the max_length
         3, 1, size, layers, heads, dropout=dropout, norm=norm, activation=activation, positions=positions, bias=bias
     )

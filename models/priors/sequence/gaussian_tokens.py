@@ -108,9 +108,11 @@ def check_gaussians(vocabulary: int, variance: float, eos: int | None) -> None:
     """Raises a ValueError if there are no tokens, ``eos`` is none of them, or the variance is out of range."""
     check_at_least(1, vocabulary=vocabulary)
     if eos is not None and not 0 <= eos < vocabulary:
-        raise ValueError(f"eos {eos}: must be a token, from 0 to {vocabulary - 1}, or None")
+        raise ValueError(f"eos is {eos}: give a token, from 0 to {vocabulary - 1}, or None.")
     if not LEAST <= variance <= 1 / LEAST:
-        raise ValueError(f"variance {variance}: must be from {LEAST} to {1 / LEAST:g}; that of the means is 1")
+        raise ValueError(
+            f"variance is {variance}: give a number from {LEAST} to {1 / LEAST:g}; that of the means is 1."
+        )
 
 
 def narrow_first(width: int, variance: float) -> GaussianVectorPrior:

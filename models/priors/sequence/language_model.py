@@ -79,7 +79,7 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         if samples_per_component not in (0, 1):
             raise ValueError(
                 f"samples_per_component {samples_per_component}: a language model has one vector for each token, so it "
-                "must be 1, or 0 where no component is the prior's own"
+                "must be 1, or 0 where no component is the prior's own."
             )
         self.config, self.width, self.samples_per_component, self.eos = config, config.width, samples_per_component, eos
         self.decoder = Decoder(config)

@@ -101,7 +101,7 @@ class TokenVectorPrior(GaussianTokenPrior, CausalVectorPrior):
         first = narrow_first(width, variance) if first is None else first
         CausalVectorPrior.__init__(self, width, width, network, samples_per_component, first, eos is None)
         if width % 2:
-            raise ValueError(f"width {width}: must be even, for the sinusoids of places")
+            raise ValueError(f"width is {width}: give an even number, for the sinusoids of places.")
         self.eos = eos
         nn.init.eye_(self.before.weight)  # hidden states are those of a language model with tied embeddings
         nn.init.eye_(self.head.weight)

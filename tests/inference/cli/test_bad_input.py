@@ -211,7 +211,7 @@ CASES = [
     (FIT + " --tokenizer bytes --vocabulary 300", 1, "vocabulary is 300, but a tokenizer of bytes has as many tokens"),
     (FIT + " --seed -1", 1, "seed is -1: give zero or a positive number"),
     (FIT + " --model.heads 3", 1, r"--model\.width is 8, .* of --model\.heads = 3: .* --model\.width or --mod"),
-    (FIT + " --model.dropout 1", 1, r"error: --model\.dropout is 1\.0; it must be at least 0 and below 1"),
+    (FIT + " --model.dropout 1", 1, r"error: --model\.dropout is 1\.0: give a number of at least 0 and below 1"),
     (
         FIT + " --model.samples_per_component 0",
         1,

@@ -554,7 +554,7 @@ def test_a_run_makes_batches_of_pairs(run: Run) -> None:
     ("conditions", "message"),
     [
         (None, "the run was trained on pairs: give the condition of each text as well"),
-        (["book"], "texts: 2, conditions: 1; give one condition for each text"),
+        (["book"], "texts: 2, conditions: 1. Give one condition for each text"),
         (["book", "bok"], "'bok' is none of the 3 labels that the training texts have: .* 'book'"),
     ],
 )

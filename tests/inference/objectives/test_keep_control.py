@@ -277,7 +277,7 @@ def test_delta_is_short_for_the_prior() -> None:
     long = NVAE(CONFIG, BoundedDirichletProcess(delta=0.15, samples_per_component=2), samples_per_component=2)
     assert repr(model.weight_prior) == repr(long.weight_prior)
     assert float(pf.NVAE(CONFIG).weight_prior.delta) == pytest.approx(0.3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="delta -1.0: must not be negative"):
+    with pytest.raises(ValueError, match="delta is -1.0: give a finite number of at least 0"):
         NVAE(CONFIG, delta=-1.0)
     with pytest.raises(ValueError, match=r"delta is 0\.2, and there is a weight_prior beside it: give its own delta"):
         NVAE(CONFIG, SymmetricDirichlet(1.0), delta=0.2)

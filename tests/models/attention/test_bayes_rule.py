@@ -299,10 +299,13 @@ def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
         ({"variances": torch.ones(2, 2)}, r"variances of shape \(2, 2\) do not broadcast to means"),
         ({"variances": torch.ones(3, 4)}, r"variances of shape \(3, 4\) do not broadcast to means"),
         ({"variances": shared_variances(5, 3)}, r"variances of shape \(3, 5\) do not broadcast to means"),
-        ({"variances": shared_variances(1, 3)}, r"the table of SharedVariances has shape \(2, 1\); it must end in 2"),
+        (
+            {"variances": shared_variances(1, 3)},
+            r"the table of SharedVariances has shape \(2, 1\): give one that ends in 2",
+        ),
         (
             {"variances": Covariances(torch.eye(5).expand(3, 5, 5))},
-            r"Covariances has .* \(3, 5, 5\); it must end in 2 x 2",
+            r"Covariances has .* \(3, 5, 5\): give one that ends in 2 x 2",
         ),
         (
             {"log_weights": torch.zeros(4, 3), "means": torch.zeros(5, 3, 2)},
@@ -312,7 +315,7 @@ def test_a_covariance_that_is_not_positive_definite_is_refused() -> None:
             {"log_weights": torch.zeros(5, 3), "variances": torch.ones(4, 3, 2)},
             r"dimensions \(\) of means, \(5,\) of log_weights, \(4,\) of variances do not broadcast",
         ),
-        ({"noise_variance": 0.0}, "noise_variance is 0.0; .* positive where there are no variances"),
+        ({"noise_variance": 0.0}, "noise_variance is 0.0: .* positive one where there are no variances"),
         ({"variances": shared_variances(2, 4)}, r"variances of shape \(4, 2\) do not broadcast to means"),
     ],
 )

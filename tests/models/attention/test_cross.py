@@ -175,10 +175,10 @@ def test_what_cannot_be_made_is_refused_in_one_line(call: Callable[[], object], 
         (((3, 4, 8), (3, 6, 5)), "memory has width 5 and the layer 8: project memory"),
         (((3, 4, 8), (2, 6, 8)), r"x has batch shape \(3,\) and memory \(2,\): expand one"),
         (((3, 4, 8), (3, 0, 8)), "memory has 0 tokens"),
-        (((3, 4, 8), (3, 6, 8), (3, 4)), r"mask has shape \(3, 4\); the memory's tokens have \(3, 6\)"),
+        (((3, 4, 8), (3, 6, 8), (3, 4)), r"mask has shape \(3, 4\): give that of the memory's tokens, \(3, 6\)"),
         (((3, 4, 8), (3, 6, 8), (3, 6), (5, 4, 6)), r"attn_mask has batch shape \(5,\) and x \(3,\): give one mask"),
         (((8,), (3, 6, 8)), r"x has shape \(8,\): give a row for each token"),
-        (((3, 4, 8), (3, 6, 8), (3, 6), (6, 6)), r"attn_mask has shape \(6, 6\); it must .* \(4, 6\)"),
+        (((3, 4, 8), (3, 6, 8), (3, 6), (6, 6)), r"attn_mask has shape \(6, 6\): end it .* \(4, 6\)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -43,7 +43,7 @@ def test_components_that_are_not_finite_are_refused_unless_absent(name: str, val
     broken = getattr(mixture, name).clone()
     broken[1, ...] = value
     broken = replace(mixture, **{name: broken})
-    with pytest.raises(ValueError, match=rf"{name} is (nan|inf); each must be finite: leave components out with mask"):
+    with pytest.raises(ValueError, match=rf"{name} is (nan|inf): give finite ones, or leave components out with mask"):
         attend(queries, broken, returns=returns)
     without = torch.arange(N) != 1
     expected, actual = (attend(queries, replace(each, mask=without), returns=returns) for each in (mixture, broken))
@@ -56,7 +56,7 @@ def test_a_component_without_variance_and_noise_is_refused_unless_absent(how: An
     """Its density is infinite at its mean: answers would be NaN."""
     queries, mixture = draw()
     mixture = replace(mixture, variances=torch.arange(N)[:, None].float(), noise_variance=noise)
-    with pytest.raises(ValueError, match="variances is 0.0; each must be positive where noise_variance is 0: add"):
+    with pytest.raises(ValueError, match="variances is 0.0: give positive numbers where noise_variance is 0, or add"):
         how(queries, mixture)
     assert how(queries, replace(mixture, mask=torch.arange(N) > 0)).isfinite().all()
 
@@ -136,7 +136,9 @@ def equal(value: float) -> Tensor:
 )
 def test_variances_are_finite_and_not_negative(name: str, message: str, kind: Any, value: float) -> None:
     _, mixture = draw()
-    with pytest.raises(ValueError, match=rf"^{message} is {value}; (it|each) must be finite and (at least 0|positive)"):
+    with pytest.raises(
+        ValueError, match=rf"^{message} is {value}: give (a finite number|finite numbers|positive, finite numbers)"
+    ):
         Mixture(mixture.log_weights, mixture.means, values=mixture.values, **{name: kind(value)})
 
 
@@ -163,7 +165,7 @@ def test_the_variance_of_a_later_component_changes_no_earlier_answer() -> None:
 
 
 def test_values_of_exactly_no_variance_are_said_otherwise() -> None:
-    with pytest.raises(ValueError, match="value_variances is 0.0; .*leave value_variances out where values are exact"):
+    with pytest.raises(ValueError, match="value_variances is 0.0: .*leave value_variances out where values are exact"):
         Mixture(torch.zeros(N), torch.zeros(N, D), values=torch.zeros(N, 1), value_variances=torch.zeros(N, 1))
 
 

@@ -400,7 +400,9 @@ def test_a_null_component_has_the_first_variance_of_values() -> None:
 
 
 def test_point_masses_need_noise() -> None:
-    with pytest.raises(ValueError, match="noise_variance is 0.0; it must be finite and at least 0, and positive where"):
+    with pytest.raises(
+        ValueError, match="noise_variance is 0.0: give a finite number of at least 0, and a positive one where"
+    ):
         Mixture(torch.zeros(2), torch.zeros(2, 3), noise_variance=0.0)
 
 

@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_matrix(columns: int | None, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
+        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0: give (a )?positive"),
         ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
         ({"steps": -1, "gradient": "implicit"}, "steps is -1: give a whole number of at least 0"),
         ({"steps": 1.5}, "steps is 1.5: give a whole number, such as 2"),
@@ -89,7 +89,7 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
 def test_bad_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
     queries, mixture = draw(1)
-    with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3; give them as many"):
+    with pytest.raises(ValueError, match="queries have 2 dimensions and the mixture's vectors 3: give them as many"):
         adapt_keys(queries[:, :2], mixture)
     with pytest.raises(ValueError, match="mask has shape"):
         adapt_keys(queries, mixture, mask=torch.ones(5, dtype=torch.bool))
@@ -98,7 +98,7 @@ def test_bad_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("value", [-1.0, torch.full((N,), -1.0), torch.tensor([1.0, 1.0, torch.nan, 1.0, 1.0, 1.0])])
 def test_pseudo_counts_of_every_kind_are_positive(value: float | Tensor) -> None:
     queries, mixture = draw(1)
-    with pytest.raises(ValueError, match=r"pseudo_counts is (-1.0|nan); it must be positive and finite"):
+    with pytest.raises(ValueError, match=r"pseudo_counts is (-1.0|nan): give positive, finite numbers"):
         adapt_keys(queries, mixture, pseudo_counts=value)
 
 
@@ -111,9 +111,9 @@ def test_batches_of_nothing(queries: int) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("1", "pseudo_counts is '1'; it must be a positive number, or one for each key"),
-        (True, "pseudo_counts is True; it must be a positive number"),
-        (torch.ones(N + 2), rf"pseudo_counts has shape \({N + 2},\); give a number, or one for each of the {N} keys"),
+        ("1", "pseudo_counts is '1': give a positive number, or one for each key"),
+        (True, "pseudo_counts is True: give a positive number"),
+        (torch.ones(N + 2), rf"pseudo_counts has shape \({N + 2},\): give a number, or one for each of the {N} keys"),
     ],
 )
 def test_pseudo_counts_that_are_none(value: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,16 +141,16 @@ def test_expands() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SymmetricDirichlet(0.0), "concentration 0.0: must be positive"),
-        (lambda: GEM(-1.0), "concentration -1.0: must be positive"),
-        (lambda: PitmanYor(1.0, 1.0), "discount 1.0: must be at least 0 and below 1"),
-        (lambda: GammaDirichletProcess(shape=0.0), "shape 0.0: must be positive"),
-        (lambda: GammaDirichletProcess(rate=0.0), "rate 0.0: must be positive"),
+        (lambda: SymmetricDirichlet(0.0), "concentration is 0.0: give a positive, finite number"),
+        (lambda: GEM(-1.0), "concentration is -1.0: give a positive, finite number"),
+        (lambda: PitmanYor(1.0, 1.0), "discount is 1.0: give a number of at least 0"),
+        (lambda: GammaDirichletProcess(shape=0.0), "shape is 0.0: give a positive, finite number"),
+        (lambda: GammaDirichletProcess(rate=0.0), "rate is 0.0: give a positive, finite number"),
         (
             lambda: LogStickBreaking(torch.tensor(-1.0), MASK),
-            "concentration is -1.0; it must be above 0, or above minus",
+            "concentration is -1.0: give a number above 0, or above minus",
         ),
-        (lambda: LogStickBreaking(torch.tensor(-0.4), MASK, torch.tensor(0.4)), "concentration is -0.4; it must be"),
+        (lambda: LogStickBreaking(torch.tensor(-0.4), MASK, torch.tensor(0.4)), "concentration is -0.4: give a number"),
     ],
 )
 def test_refuses(make: Any, message: str) -> None:

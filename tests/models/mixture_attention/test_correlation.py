@@ -185,7 +185,7 @@ def test_the_parts_of_a_covariance_give_it_back() -> None:
         ),
         (
             lambda: pf.MixtureAttention(diagonal(), correlation=dist.Normal(torch.zeros(2, 2), 1.0).to_event(2)),
-            "it must draw Cholesky factors of correlations, as dist.LKJCholesky does",
+            "give one that draws Cholesky factors of correlations, as dist.LKJCholesky does",
         ),
         (
             lambda: pf.MixtureAttention(

@@ -526,8 +526,8 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
     "make, message",
     [
         (lambda: MixtureAttention(bad(variances=torch.zeros(1, 1), noise_variance=0.0)), "precision 1 / 0 is not"),
-        (lambda: MixtureAttention(bad(variances=-rand(COMPONENTS, 1))), "^variances is -.*; each must be finite"),
-        (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "^value_variances is -.*; each must be finite"),
+        (lambda: MixtureAttention(bad(variances=-rand(COMPONENTS, 1))), "^variances is -.*: give finite"),
+        (lambda: MixtureAttention(bad(value_variances=-rand(1, 1))), "^value_variances is -.*: give positive"),
         (lambda: MixtureAttention(bad(log_weights=torch.zeros(COMPONENTS))), "the weights sum to 4, not to 1"),
         (lambda: MixtureAttention(bad(mask=NONE)), "the mixture has no component left"),
         (lambda: MixtureAttention(bad(log_weights=torch.full((COMPONENTS,), -torch.inf))), "has no component left"),
@@ -540,17 +540,17 @@ NONE = torch.zeros(COMPONENTS, dtype=torch.bool)
         (lambda: MixtureAttention(draw(), keys=dist.Normal), "keys is the class Normal: give an instance"),
         (lambda: MixtureAttention(draw(), keys=dist.Normal(0.0, 1.0)), r"keys has event shape \(\), expected \(3,\)"),
         (lambda: MixtureAttention(draw(), values=dist.Normal(0.0, 1.0)), r"values has event shape \(\)"),
-        (lambda: MixtureAttention(draw(), precision=dist.Normal(0.0, 1e-9)), "must draw positive numbers"),
+        (lambda: MixtureAttention(draw(), precision=dist.Normal(0.0, 1e-9)), "give one that draws positive numbers"),
         (lambda: MixtureAttention(draw(), precision=dist.Gamma(torch.ones(7), 1.0)), r"batch shape \(7,\)"),
         (lambda: MixtureAttention(draw(), weights=dist.Dirichlet(torch.ones(7))), r"weights has event shape \(7,\)"),
-        (lambda: MixtureAttention(draw(), weights=dist.Normal(torch.zeros(4), 1.0).to_event(1)), "must draw weights"),
+        (lambda: MixtureAttention(draw(), weights=dist.Normal(torch.zeros(4), 1.0).to_event(1)), "that draws weights"),
         (lambda: MixtureAttention(draw(), keys=lambda precision: 1.0), "the prior of keys returned a float"),
         (
             lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(rate=0.0), moves=("variances",)),
-            "rate is 0.0; a proper prior",
+            "rate is 0.0: give a positive one",
         ),
         (lambda: MixtureAttention.conjugate(draw(), moves=("keys",)), "moves is 'keys': choose one of"),
-        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(pseudo_counts=0.0)), "pseudo_counts is 0.0; it"),
+        (lambda: MixtureAttention.conjugate(draw(), ConjugatePriors(pseudo_counts=0.0)), "pseudo_counts is 0.0: give"),
         (lambda: MixtureAttention.conjugate(bad(values=None, value_variances=None), moves=("values",)), "without any"),
     ],
 )  # fmt: skip
@@ -590,9 +590,7 @@ def test_data_that_count_are_finite(name: str, mask: str, bad_number: float) -> 
     broken = data[name].clone()
     broken[..., 0, :] = bad_number
     model = MixtureAttention(draw())
-    with pytest.raises(
-        ValueError, match=rf"{name} is (nan|inf); each that .* must be finite: leave the others out with"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} is (nan|inf): give finite ones, or leave them out with"):
         model(**data | {name: broken})
     log_p = []
     for each in (data[name], broken):

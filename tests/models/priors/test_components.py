@@ -104,9 +104,9 @@ def test_vectors_are_worth_their_pseudo_counts() -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: GaussianVectors(torch.zeros(2, 2), 0.0), "pseudo_counts is 0.0; it must be positive"),
+        (lambda: GaussianVectors(torch.zeros(2, 2), 0.0), "pseudo_counts is 0.0: give (a )?positive"),
         (lambda: StickBreaking(torch.tensor(1.0), 1), "components is 1: give a whole number of at least 2"),
-        (lambda: DirichletProcess(-1.0), "concentration is -1.0; it must be positive"),
+        (lambda: DirichletProcess(-1.0), "concentration is -1.0: give a positive number"),
     ],
 )
 def test_bad_input(make: Callable[[], object], message: str) -> None:

@@ -62,11 +62,11 @@ class TestBoundedDirichletProcess:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"concentration": 0.0}, "concentration 0.0: must be positive"),
-            ({"concentration": math.nan}, "concentration nan: must be positive"),
-            ({"delta": -0.1}, "delta -0.1: must not be negative"),
-            ({"delta": float("inf")}, "delta inf: must not be negative and must be finite"),
-            ({"concentration": float("inf")}, "concentration inf: must be positive and finite"),
+            ({"concentration": 0.0}, "concentration is 0.0: give a positive, finite number"),
+            ({"concentration": math.nan}, "concentration is nan: give a positive, finite number"),
+            ({"delta": -0.1}, "delta is -0.1: give a finite number of at least 0"),
+            ({"delta": float("inf")}, "delta is inf: give a finite number of at least 0"),
+            ({"concentration": float("inf")}, "concentration is inf: give a positive, finite number"),
             ({"samples_per_component": 0}, "samples_per_component is 0: give a whole number of at least 1"),
         ],
     )
@@ -97,7 +97,7 @@ class TestGaussianBase:
         ("arguments", "message"),
         [
             ({"width": 0}, "width is 0: give a whole number of at least 1"),
-            ({"width": 2, "variance": 0.0}, "variance 0.0: every entry must be positive"),
+            ({"width": 2, "variance": 0.0}, "variance is 0.0: give positive numbers"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], message: str) -> None:
@@ -121,9 +121,9 @@ class TestLengthPrior:
     @pytest.mark.parametrize(
         ("lengths", "smoothing", "message"),
         [
-            ([3, 7], 1.0, "length 7: must be from 1 to the max_length of 6"),
-            ([0], 1.0, "length 0: must be from 1 to the max_length of 6"),
-            ([3], 0.0, "smoothing 0.0: must be positive"),
+            ([3, 7], 1.0, "a length is 7: give numbers from 1 to the max_length of 6"),
+            ([0], 1.0, "a length is 0: give numbers from 1 to the max_length of 6"),
+            ([3], 0.0, "smoothing is 0.0: give a positive number"),
         ],
     )
     def test_refuses(self, lengths: list[int], smoothing: float, message: str) -> None:
@@ -133,10 +133,10 @@ class TestLengthPrior:
     @pytest.mark.parametrize(
         ("probabilities", "message"),
         [
-            ([0.5, 0.5], r"probabilities of shape \(2,\): must be 3"),
-            ([0.5, -1.0, 0.5], "probability -1: must not be negative"),
-            ([0.5, math.nan, 0.5], "probability nan: must not be negative and must be finite"),
-            ([0.0, 0.0, 0.0], "probabilities that are all 0"),
+            ([0.5, 0.5], r"probabilities have shape \(2,\): give 3"),
+            ([0.5, -1.0, 0.5], "a probability is -1: give finite numbers of at least 0"),
+            ([0.5, math.nan, 0.5], "a probability is nan: give finite numbers of at least 0"),
+            ([0.0, 0.0, 0.0], "all probabilities are 0"),
         ],
     )
     def test_refuses_what_are_no_probabilities(self, probabilities: list[float], message: str) -> None:
@@ -217,7 +217,7 @@ class TestCoercion:
 
     def test_refuses_what_trains_but_would_not(self) -> None:
         distribution = dist.Normal(torch.zeros(3, requires_grad=True), 1.0).to_event(1)
-        with pytest.raises(ValueError, match="base_measure: a bare distribution is not trained; write a module"):
+        with pytest.raises(ValueError, match="base_measure: a bare distribution is not trained: write a module"):
             as_prior(distribution, VectorPrior, "base_measure")
 
     @pytest.mark.parametrize("prior", [3, "laplace"])
@@ -289,8 +289,8 @@ class TestCheck:
                 dist.Normal(torch.zeros(3), 1.0),
                 r"base_measure Normal gave event shape \(\), expected \(3,\).*to_event\(1\)",
             ),
-            (dist.HalfNormal(torch.ones(3)).to_event(1), "has the support .*: posteriors reach all real numbers"),
-            (dist.Uniform(-torch.ones(3), 1.0).to_event(1), "has the support .*: posteriors reach all real numbers"),
+            (dist.HalfNormal(torch.ones(3)).to_event(1), "has the support .*: give one of all real numbers"),
+            (dist.Uniform(-torch.ones(3), 1.0).to_event(1), "has the support .*: give one of all real numbers"),
             (dist.Normal(torch.full((3,), math.inf), 1.0).to_event(1), "drew values that are not finite"),
         ],
     )
@@ -314,5 +314,7 @@ CLASSES: dict[str, Callable[[TransformerConfig], object]] = {
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_in_place_of_a_prior_is_refused(name: str) -> None:
     config = TransformerConfig(vocabulary=20, max_length=8, width=16, layers=1, heads=2)
-    with pytest.raises(ValueError, match=rf"^{name} is the class (\w+): give an instance, as \1\(\.\.\.\) makes one$"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} is the class (\w+): give an instance, as \1\(\.\.\.\) makes one\.$"
+    ):
         CLASSES[name](config)

@@ -426,7 +426,7 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
         (
             lambda: Decoder(CONFIG),
             {"latents": latents(3)},
-            "this decoder takes no latents; build it with a fusion to give it some",
+            "this decoder takes no latents: build it with a fusion to give it some",
         ),
         (
             lambda: Decoder(CONFIG),
@@ -436,7 +436,7 @@ def test_probabilistic_attention_goes_with_latents_outside_of_it(kind: FusionKin
         (
             lambda: build("add", max_condition_length=2),
             {"latents": latents(3), "condition_tokens": CONDITIONS},
-            "a condition of 3 tokens does not fit max_condition_length = 2; shorten it, or build the decoder with",
+            "a condition of 3 tokens does not fit max_condition_length = 2: shorten it, or build the decoder with",
         ),
     ],
 )

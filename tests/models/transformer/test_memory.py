@@ -131,9 +131,9 @@ def test_an_empty_context_is_refused() -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_batch_has_a_condition_for_each_text_or_none(count: int) -> None:
-    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}; give one condition for each text"):
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}. Give one condition for each text"):
         Batch.pad([[5, 2], [2]], conditions=[[7]] * count)
-    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}; give one condition for each text"):
+    with pytest.raises(ValueError, match=f"texts: 2, conditions: {count}. Give one condition for each text"):
         Batch.unobserved(2, conditions=[[7]] * count)
 
 

@@ -140,7 +140,7 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="width is 10, which is no multiple of heads = 4"):
         SelfAttention(10, 4)
     cache = KeyValueCache(capacity=4)
-    with pytest.raises(ValueError, match="6 tokens do not fit a cache of 4; make it larger"):
+    with pytest.raises(ValueError, match="6 tokens do not fit a cache of 4: make it larger"):
         draw_layer()(draw(), causal=True, cache=cache)
 
 

@@ -195,7 +195,7 @@ def test_too_long_texts_are_refused() -> None:
 
 def test_memory_without_cross_attention_is_refused() -> None:
     decoder = Decoder(CONFIG)
-    with pytest.raises(ValueError, match="has no cross-attention; build it with cross_attention=True"):
+    with pytest.raises(ValueError, match="has no cross-attention: build it with cross_attention=True"):
         decoder(tokens_like(1, 3), mixture(1))
     with pytest.raises(ValueError, match="has no cross-attention"):
         decoder.cache((1,), 3, mixture(1))
@@ -209,21 +209,21 @@ def test_memory_without_cross_attention_is_refused() -> None:
         ({"layers": -1}, "layers is -1: give a whole number of at least 1"),
         ({"hidden": 0}, "hidden is 0: give a whole number of at least 1"),
         ({"heads": 5}, "width is 32, which is no multiple of heads = 5"),
-        ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
-        ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be positive"),
-        ({"init_std": -1.0}, "init_std is -1.0; it must be positive"),
+        ({"dropout": 1.0}, "dropout is 1.0: give a number of at least 0 and below 1"),
+        ({"norm_eps": 0.0}, "norm_eps is 0.0: give a positive, finite number"),
+        ({"init_std": -1.0}, "init_std is -1.0: give a positive, finite number"),
         ({"activation": "tanh"}, "activation is 'tanh': choose one of gelu_tanh, gelu, relu"),
         ({"positions": "relative"}, "positions is 'relative': choose one of sinusoidal, learned, rotary"),
         ({"attention": "hard"}, "attention is 'hard': choose one of softmax, probabilistic"),
         ({"key_components": 0}, "key_components is 0: give a whole number of at least 1"),
         ({"key_steps": -1}, "key_steps is -1: give a whole number of at least 0"),
-        ({"key_pseudo_counts": 0.0}, "key_pseudo_counts is 0.0; it must be positive"),
-        ({"key_tolerance": -0.1}, "key_tolerance is -0.1; it must be positive"),
+        ({"key_pseudo_counts": 0.0}, "key_pseudo_counts is 0.0: give (a )?positive"),
+        ({"key_tolerance": -0.1}, "key_tolerance is -0.1: give a positive, finite number"),
         ({"key_density": "cauchy"}, "key_density is 'cauchy': choose one of gaussian, student"),
         ({"key_distance": 0}, "key_distance is 0: give a whole number of at least 1"),
         ({"key_density": "student"}, "key_density is student, which only probabilistic attention has"),
         ({"null_component": True}, "null_component is True, which only probabilistic attention has"),
-        ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3; sinusoidal positions need an even width"),
+        ({"positions": "sinusoidal", "width": 3, "heads": 1}, "width is 3: give an even one, for sinusoidal positions"),
         ({"eos": 40}, "eos is 40, outside of a vocabulary of 40"),
         ({"eos": 0}, "pad and eos are both 0"),
     ],

@@ -14,10 +14,10 @@ def test_choices_pass(value: str | None) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("round", r"^covariance is 'round': choose one of full, diagonal$"),
-        ("diagnal", r"^covariance is 'diagnal': choose one of full, diagonal \(did you mean diagonal\?\)$"),
-        ("FULL", r"^covariance is 'FULL': choose one of full, diagonal \(did you mean full\?\)$"),
-        (3, r"^covariance is 3: choose one of full, diagonal$"),
+        ("round", r"^covariance is 'round': choose one of full, diagonal\.$"),
+        ("diagnal", r"^covariance is 'diagnal': choose one of full, diagonal \(did you mean diagonal\?\)\.$"),
+        ("FULL", r"^covariance is 'FULL': choose one of full, diagonal \(did you mean full\?\)\.$"),
+        (3, r"^covariance is 3: choose one of full, diagonal\.$"),
     ],
 )
 def test_anything_else_is_refused(value: object, message: str) -> None:

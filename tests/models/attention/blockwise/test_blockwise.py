@@ -380,8 +380,8 @@ def _element(mixture: Mixture, i: int) -> Mixture:
     [
         ({"returns": "all"}, "returns is 'all': choose one of mean, variance, evidence"),
         ({"steps": -1}, "steps is -1: give a whole number of at least 0"),
-        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0; it must be positive"),
-        ({"tolerance": 0.0}, "tolerance is 0.0; it must be positive and finite, or None"),
+        ({"pseudo_counts": 0.0}, "pseudo_counts is 0.0: give (a )?positive"),
+        ({"tolerance": 0.0}, "tolerance is 0.0: give a positive, finite number, or None"),
         ({"tolerance": "small"}, "tolerance is 'small', a str: give a number"),
         ({"causal": 1}, "causal is 1: give True or False"),
         ({"causal": True, "attn_mask": torch.ones(M, N, dtype=torch.bool)}, "causal and attn_mask both restrict"),
@@ -402,7 +402,7 @@ def test_bad_options(options: dict[str, Any], message: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize("degrees", [-1.0, torch.nan, torch.inf])
 def test_inverse_degrees_out_of_range(degrees: float) -> None:
-    with pytest.raises(ValueError, match=rf"inverse_degrees is {degrees}; it must be at least 0 and finite"):
+    with pytest.raises(ValueError, match=rf"inverse_degrees is {degrees}: give finite numbers of at least 0"):
         EStep(inverse_degrees=torch.tensor(degrees))
 
 

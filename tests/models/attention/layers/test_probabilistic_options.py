@@ -190,12 +190,12 @@ def test_other_layers_take_the_options(options: dict[str, Any]) -> None:
         ({"density": "cauchy"}, "density is 'cauchy': choose one of gaussian, student"),
         ({"assignment": "nearest"}, "assignment is 'nearest': choose one of soft, hard"),
         ({"precision": "matrix"}, "precision is 'matrix': choose one of shared, full, key, diagonal"),
-        ({"positions": 0}, "positions is 0; distances up to at least 1 are told apart, or None for no positions"),
+        ({"positions": 0}, "positions is 0: give at least 1, or None for no positions"),
         ({"positions": 2.5}, "positions is 2.5: give a whole number"),
         ({"positions": "8"}, "positions is '8', a str: give a number"),
         ({"positions": True}, "positions is True, a bool: give a number"),
-        ({"tolerance": -0.1}, "tolerance is -0.1; it must be positive and finite, or None for all of the steps"),
-        ({"tolerance": float("nan")}, "tolerance is nan; it must be positive and finite"),
+        ({"tolerance": -0.1}, "tolerance is -0.1: give a positive, finite number, or None for all of the steps"),
+        ({"tolerance": float("nan")}, "tolerance is nan: give a positive, finite number"),
         ({"steps": 2.5}, "steps is 2.5: give a whole number, such as 2"),
         ({"steps": "2"}, "steps is '2', a str: give a number"),
         ({"components": 1.5}, "components is 1.5: give a whole number"),
@@ -233,7 +233,7 @@ def test_gradients_of_a_layer_at_its_fixed_point() -> None:
 
 
 def test_two_sequences_have_no_common_positions() -> None:
-    with pytest.raises(ValueError, match="positions is 4; two sequences have no positions in common: leave it out"):
+    with pytest.raises(ValueError, match="positions is 4, and two sequences have no positions in common: leave it out"):
         pf.ProbabilisticCrossAttention(WIDTH, HEADS, positions=4)
 
 

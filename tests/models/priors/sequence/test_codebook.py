@@ -200,7 +200,7 @@ class TestCodebookVectorPrior:
         [
             ({"width": 0}, "width is 0: give a whole number of at least 1"),
             ({"entries": 0}, "entries is 0: give a whole number of at least 1"),
-            ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
+            ({"model_width": 6}, "model_width is 6: give an even multiple of heads, which is 4"),
             ({"samples_per_component": -1}, "samples_per_component is -1: give a whole number of at least 0"),
             ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
         ],

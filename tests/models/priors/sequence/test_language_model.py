@@ -238,9 +238,9 @@ class TestStart:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eos": 12}, "eos 12: must be a token, from 0 to 11, or None"),
-        ({"variance": 0.0}, "variance 0.0: must be from"),
-        ({"variance": math.nan}, "variance nan: must be from"),
+        ({"eos": 12}, "eos is 12: give a token, from 0 to 11, or None"),
+        ({"variance": 0.0}, "variance is 0.0: give a number from"),
+        ({"variance": math.nan}, "variance is nan: give a number from"),
         ({"samples_per_component": 2}, "samples_per_component 2: a language model has one vector for each token"),
         ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(32,\)"),
     ],

@@ -274,12 +274,12 @@ def test_the_objective_of_an_nvae_follows_its_prior() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 7, "model_width": 8}, "width 7: must be even, for the sinusoids of places"),
-        ({"eos": 12}, "eos 12: must be a token, from 0 to 11, or None"),
+        ({"width": 7, "model_width": 8}, "width is 7: give an even number, for the sinusoids of places"),
+        ({"eos": 12}, "eos is 12: give a token, from 0 to 11, or None"),
         ({"vocabulary": 0}, "vocabulary is 0: give a whole number of at least 1"),
-        ({"variance": 0.0}, "variance 0.0: must be from"),
-        ({"variance": math.inf}, "variance inf: must be from"),
-        ({"model_width": 6}, "model_width 6: must be even and a multiple of heads, which is 4"),
+        ({"variance": 0.0}, "variance is 0.0: give a number from"),
+        ({"variance": math.inf}, "variance is inf: give a number from"),
+        ({"model_width": 6}, "model_width is 6: give an even multiple of heads, which is 4"),
         ({"first": GaussianVectorPrior(3)}, r"first GaussianVectorPrior gave event shape \(3,\), expected \(8,\)"),
     ],
 )
