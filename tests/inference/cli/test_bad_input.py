@@ -194,7 +194,7 @@ CASES = [
         1,
         "lambda_g is 1.0, an option of the objective nvib, and the objective elbo",
     ),
-    (FIT + " --delta -1", 1, r"error: --delta -1\.0: must not be negative"),
+    (FIT + " --delta -1", 1, r"error: --delta is -1\.0: give a finite number of at least 0"),
     (FIT + " --delta 1 --model.delta 2", 1, r"--delta is 1, and --model\.delta beside it decides the same: give one"),
     (FIT.replace("nvae", "lm") + " --delta 1", 1, "--delta is 1, and lm has no weights with a delta: leave it out"),
     (
