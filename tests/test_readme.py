@@ -28,7 +28,7 @@ def test_the_code_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     seen: dict[str, object] = {}
     for block in BLOCKS:
         shortened = re.sub(r"minutes=[\d.]+", "steps=2, validation_texts=64", block).replace("draws=100", "draws=25")
-        shortened = shortened.replace("limit=200", "limit=4, num_particles=2")
+        shortened = shortened.replace("limit=200, num_particles=8", "limit=4, num_particles=2")
         if "pf.fit(" in block:
             assert shortened != block
         exec(compile(shortened, "README.md", "exec"), seen)
