@@ -7,11 +7,16 @@ from ...models.base import Model
 from ...models.transformer.backbone import Train
 from ..objectives.registry import objective_class
 
-__all__ = ["DEPENDENT", "FINE_TUNING", "with_defaults"]
+__all__ = ["DEPENDENT", "FINE_TUNING", "given_options", "with_defaults"]
 
 DEPENDENT = ("learning_rate", "num_particles")
 # Training from scratch takes 2e-3, which would destroy what a backbone has learned, unless it is frozen.
 FINE_TUNING: dict[Train, float] = {"all": 1e-4, "latents": 1e-3, "lora": 1e-3}
+
+
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that the model decides and that are None, which is as if they were not given."""
+    return {name: value for name, value in options.items() if value is not None or name not in DEPENDENT}
 
 
 def with_defaults(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def with_defaults(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_defaults(model, {"objective": "iw", "learning_rate": None})
         {'objective': 'iw', 'num_particles': 8}
     """
-    given = {name: value for name, value in options.items() if value is not None or name not in DEPENDENT}
+    given = given_options(options)
     own: dict[str, Any] = {}
     if model.fine_tuned is not None:
         own["learning_rate"] = FINE_TUNING[model.fine_tuned]

@@ -36,7 +36,7 @@ from .checks import (
     check_strategy,
     introduce_texts,
 )
-from .defaults import DEPENDENT, with_defaults
+from .defaults import DEPENDENT, given_options, with_defaults
 from .divergence import DivergenceError
 from .lightning_module import Training
 from .prior_start import start_prior
@@ -193,7 +193,7 @@ def _folder_and_settings(
         raise ValueError("resume is True, but there is no out: give the folder of the run to resume.")
     folder = RunFolder.temporary() if out is None else RunFolder(out)
     if resume:
-        options = resumed_options(folder, {name: value for name, value in options.items() if value is not None})
+        options = resumed_options(folder, given_options(options))
     return folder, TrainingOptions(**with_defaults(model, options))
 
 

@@ -407,7 +407,7 @@ def test_as_a_module() -> None:
         [sys.executable, "-m", "pyroformer", "fit", "nvea"], capture_output=True, text=True, env=environment()
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: model is 'nvea': choose one of lm, della, nvae, vae (did you mean nvae?)\n"
+    assert done.stderr == "error: model is 'nvea': choose one of lm, della, nvae, vae (did you mean nvae?).\n"
 
 
 def test_fit_takes_the_kind_of_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

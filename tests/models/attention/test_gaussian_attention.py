@@ -351,7 +351,7 @@ def test_bad_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="steps is -1: give a whole number of at least 0"):
         value_map(torch.zeros(1, 2), mixture, steps=-1)
     with pytest.raises(
-        ValueError, match=r"start has shape \(1, 3\); 1 queries and 3 components need it to end in \(1, 1\)"
+        ValueError, match=r"start has shape \(1, 3\): 1 queries and 3 components need it to end in \(1, 1\)"
     ):
         value_map(torch.zeros(1, 2), mixture, start=torch.zeros(1, 3))
     with pytest.raises(ValueError, match="causal and attn_mask both restrict"):
