@@ -103,8 +103,7 @@ def fit_prior(
     settings = TrainingOptions(**options)
     model, guide = second_stage(run, prior, seed=settings.seed)
     kept: dict[str, Any] = {"out": out, "resume": resume, "callback": callback, "progress": progress}
-    from_scratch = {"learning_rate": settings.learning_rate}  # also where the model was fine-tuned
-    return fit(model, guide, run.corpus, **kept, **options | from_scratch | {"objective": "elbo"})
+    return fit(model, guide, run.corpus, **kept, **options | {"objective": "elbo"})
 
 
 def second_stage(

@@ -1,6 +1,7 @@
 """Training options that the model and the objective decide: the same in Python and on the command line."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,12 +33,15 @@ def test_a_model_from_scratch_is_not() -> None:
     assert run.config["training"]["learning_rate"] == 2e-3
 
 
-def test_a_second_stage_trains_its_prior_from_scratch(backbone: pf.Pretrained) -> None:
+def test_a_second_stage_trains_its_prior_from_scratch(backbone: pf.Pretrained, tmp_path: Path) -> None:
     model = pf.VAE.for_corpus(CORPUS, backbone=backbone, base_measure="gaussian")
     run = pf.fit(model, pf.VAEGuide(model), CORPUS, steps=1, progress=False)
     assert run.config["training"]["learning_rate"] == 1e-4
     second = pf.fit_prior(run, "mixture", steps=1, progress=False)
     assert second.config["training"]["learning_rate"] == 2e-3
+    pf.fit_prior(run, "mixture", out=tmp_path, steps=1, learning_rate=0.01, progress=False)
+    resumed = pf.fit_prior(run, "mixture", out=tmp_path, resume=True, steps=2, progress=False)
+    assert resumed.config["training"]["learning_rate"] == 0.01, "as it began"
 
 
 @pytest.mark.parametrize("objective", ["iw", ImportanceWeighted])
