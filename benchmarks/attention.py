@@ -28,7 +28,7 @@ from torch import Tensor
 
 import pyroformer as pf
 from pyroformer.models.attention.layers.denoising import DenoisingAttention
-from pyroformer.models.attention.mixture import SharedVariances
+from pyroformer.models.attention.variances import SharedVariances
 
 Layer = Callable[[], Tensor]
 

@@ -27,7 +27,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.inference.posterior.global_latents import global_posterior
-from pyroformer.models.attention.m_step import ConjugatePriors
+from pyroformer.models.attention.em.conjugate_priors import ConjugatePriors
 from pyroformer.models.priors.components import DirichletProcess
 
 PICTURES = Path(__file__).resolve().parent / "pictures"

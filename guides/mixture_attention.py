@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from ..models.attention.attend import attend
 from ..models.attention.bayes_rule import log_joint
 from ..models.attention.chunked import map_chunks
-from ..models.attention.m_step import expected_statistics, update_means
+from ..models.attention.em.expected_statistics import expected_statistics
+from ..models.attention.em.m_step import update_means
 from ..models.attention.mixture import Mixture
 from ..models.attention.observations import Observations
 from ..models.attention.query_variances import filled

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..models.attention.mixture import Mixture, SharedVariances
+from ..models.attention.mixture import Mixture
+from ..models.attention.variances import SharedVariances
 from ..models.base import SWITCHES_OFF
 from ..models.batch import Batch
 from ..models.mixture_names import MixtureNames

@@ -1,7 +1,8 @@
 r"""Expectation-maximization: adaptation of a mixture to queries.
 
-The E-step is attention, the M-steps are in :mod:`~pyroformer.models.attention.m_step`; this module has the loop around
-them, and the objective that it increases.
+The E-step is attention, see :mod:`~pyroformer.models.attention.em.expected_statistics`; the M-steps are in
+:mod:`~pyroformer.models.attention.em.m_step`. This module has the loop around them, and the objective that it
+increases.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..models.attention.em.conjugate_priors import ConjugatePriors, checked_priors
+from ..models.attention.em.expected_statistics import Covariance, expected_statistics
 from ..models.attention.key_adaptation import check_steps
-from ..models.attention.m_step import ConjugatePriors, Covariance, checked_priors, expected_statistics
-from ..models.attention.mixture import Covariances, Mixture, in_dtype
+from ..models.attention.mixture import Mixture, in_dtype
 from ..models.attention.observations import Observations
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
 from ..models.attention.value_map import value_map
+from ..models.attention.variances import Covariances
 from ..models.utils.choices import check_choice, chosen
 from ..models.utils.numbers import check_not_negative
 from ..models.utils.precision import at_least_float32

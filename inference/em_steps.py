@@ -7,16 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..models.attention.m_step import (
-    ConjugatePriors,
-    Statistics,
-    rate_of_variances,
-    update_log_weights,
-    update_means,
-    update_variances,
-)
-from ..models.attention.mixture import Covariances, Mixture
+from ..models.attention.em.conjugate_priors import ConjugatePriors, rate_of_variances
+from ..models.attention.em.expected_statistics import Statistics
+from ..models.attention.em.m_step import update_log_weights, update_means, update_variances
+from ..models.attention.mixture import Mixture
 from ..models.attention.query_variances import cholesky, query_covariances, query_variances
+from ..models.attention.variances import Covariances
 from ..models.utils.scalars import tensor_like
 from .moving_variances import moving_variances
 

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.attention.m_step import Covariance, with_least_eigenvalue
-from ..models.attention.mixture import Covariances, Mixture
+from ..models.attention.em.expected_statistics import Covariance
+from ..models.attention.em.m_step import with_least_eigenvalue
+from ..models.attention.mixture import Mixture
 from ..models.attention.query_variances import query_covariances, query_variances
+from ..models.attention.variances import Covariances
 
 __all__ = ["moving_variances", "scale_of", "with_noise_in_variances"]
 

@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     from .attention.attend import attend
     from .attention.layers.denoising import DenoisingAttention
     from .attention.layers.probabilistic import ProbabilisticAttention
-    from .attention.mixture import Covariances, Mixture, SharedVariances
+    from .attention.mixture import Mixture
+    from .attention.variances import Covariances, SharedVariances
     from .base import Model
     from .batch import Batch
     from .della import DELLA

@@ -39,26 +39,26 @@ def as_table(x: object, name: str = "X") -> np.ndarray | Tensor:
         dtype('float64')
         >>> as_table([1, 2])
         Traceback (most recent call last):
-        ValueError: X has shape (2,), and a table has two dimensions. Reshape your data: X.reshape(-1, 1) is one column, X.reshape(1, -1) one row
+        ValueError: X has shape (2,), and a table has two dimensions. Reshape your data: X.reshape(-1, 1) is one column, X.reshape(1, -1) one row.
     """  # noqa: E501
     if isinstance(x, Tensor):
         if x.layout != torch.strided:
-            raise ValueError(f"{name} is a sparse tensor; only dense ones are supported: give {name}.to_dense()")
+            raise ValueError(f"{name} is a sparse tensor: give a dense one, {name}.to_dense().")
         table: np.ndarray | Tensor = x.detach()
     elif hasattr(x, "toarray") and hasattr(x, "nnz"):
-        raise ValueError(f"{name} is sparse; only dense tables are supported: give {name}.toarray()")
+        raise ValueError(f"{name} is sparse: give a dense table, {name}.toarray().")
     else:
         table = _numbers(x, name)
     if table.ndim != 2:
         raise ValueError(
             f"{name} has shape {tuple(table.shape)}, and a table has two dimensions. Reshape your data: "
-            f"{name}.reshape(-1, 1) is one column, {name}.reshape(1, -1) one row"
+            f"{name}.reshape(-1, 1) is one column, {name}.reshape(1, -1) one row."
         )
     if table.shape[1] == 0:
         shape = f"({table.shape[0]}, 0)"
         raise ValueError(f"{name} has 0 feature(s) (shape={shape}) while a minimum of 1 is required.")
     if torch.is_complex(table) if isinstance(table, Tensor) else table.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} has dtype {table.dtype}; give its real part")
+        raise ValueError(f"Complex data not supported: {name} has dtype {table.dtype}; give its real part.")
     return table
 
 
@@ -71,11 +71,11 @@ def _numbers(x: Any, name: str) -> np.ndarray:
     try:
         table = np.asarray(x)
         if table.dtype.kind in "mM" or isinstance(x, Mapping):
-            raise ValueError(f"it is a {type(x).__name__} of {table.dtype}")
+            raise ValueError(f"it is a {type(x).__name__} of {table.dtype}.")
         if table.dtype.kind in "OUSV":
             table = table.astype(np.float64)
     except ValueError as error:
-        raise ValueError(f"{name} is no table of numbers ({error}): give rows of equal length, of numbers") from None
+        raise ValueError(f"{name} is no table of numbers ({error}): give rows of equal length, of numbers.") from None
     return table if table.dtype.kind in "fc" else table.astype(np.float64)
 
 
@@ -95,13 +95,13 @@ def as_counts(x: object, rows: int, device: torch.device) -> Float[Tensor, " m"]
         counts = torch.from_numpy(number_array("sample_weight", x)).to(device)
     if counts.shape != (rows,):
         raise ValueError(
-            f"sample_weight has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row"
+            f"sample_weight has shape {tuple(counts.shape)} and X {rows} rows: give one weight for each row."
         )
     allowed = (counts >= 0) & counts.isfinite()
     if not bool(allowed.all()):
-        raise ValueError(f"sample_weight is {float(counts[~allowed][0]):g}; each weight must be finite and at least 0")
+        raise ValueError(f"sample_weight is {float(counts[~allowed][0]):g}: give finite weights of at least 0.")
     if not bool((counts > 0).any()):
-        raise ValueError("all of sample_weight is zero: at least one row has to count")
+        raise ValueError("all of sample_weight is zero: at least one row has to count.")
     return counts
 
 
@@ -114,12 +114,12 @@ def number_array(name: str, x: object) -> Float[np.ndarray, "..."]:
     Examples:
         >>> number_array("means_init", "a")
         Traceback (most recent call last):
-        ValueError: means_init is a str: give an array of numbers
+        ValueError: means_init is a str: give an array of numbers.
     """
     try:
         return np.array(x, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is a {type(x).__name__}: give an array of numbers") from None
+        raise ValueError(f"{name} is a {type(x).__name__}: give an array of numbers.") from None
 
 
 def form_of(table: np.ndarray | Tensor) -> Form:
@@ -154,7 +154,5 @@ def double_rows(table: np.ndarray | Tensor, rows: slice, name: str = "X") -> Flo
     else:
         part = torch.from_numpy(np.array(table[rows], dtype=np.float64))  # a copy: memory of others is read-only
     if bool(part.isinf().any()):
-        raise ValueError(
-            f"{name} has an infinite entry; all must be finite, or NaN where one is missing: leave its row out"
-        )
+        raise ValueError(f"{name} has an infinite entry: give finite ones, or NaN where one is missing.")
     return part

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.attention.m_step import ConjugatePriors
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.em.conjugate_priors import ConjugatePriors
+from ...models.attention.mixture import Mixture
+from ...models.attention.variances import Covariances
 from ...models.mixture_attention.correlation import split_covariances
 from ...models.mixture_attention.model import MixtureAttention
 from ...models.priors.components import GaussianVectors
@@ -48,8 +49,8 @@ def model_of(
     """
     if not priors.pseudo_counts > 0:
         raise ValueError(
-            f"priors.pseudo_counts is {priors.pseudo_counts}; a proper prior over means needs a positive number: give "
-            "0.01"
+            f"priors.pseudo_counts is {priors.pseudo_counts}: give a positive number, such as 0.01, for which the "
+            "prior over means is proper."
         )
     mean, variance = (part.to(mixture.means) for part in moments)
     options: dict[str, Any] = {}
@@ -72,7 +73,9 @@ def _prior_of_precisions(
     rate = rate_of_one_row(variance, components, kind)
     rate = (rate if priors.rate is None else torch.full_like(rate, priors.rate)).expand(components, -1)
     if not bool((rate > 0).all()):
-        raise ValueError(f"priors.rate is {priors.rate}; a proper prior over precisions needs a positive one, or None")
+        raise ValueError(
+            f"priors.rate is {priors.rate}: give a positive number or None, for which the prior is proper."
+        )
     concentration = torch.full_like(rate, priors.shape)
     if kind == "spherical":
         return dist.Gamma(concentration[:, 0], rate[:, 0])

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, get_args, no_type_check
 
 from torch import Tensor
 
-from ...models.attention.m_step import ConjugatePriors
-from ...models.attention.mixture import Covariances
+from ...models.attention.em.conjugate_priors import ConjugatePriors
+from ...models.attention.variances import Covariances
 from ...models.utils.choices import check_choice
 from ...models.utils.seeding import forked_rng
 from ..utils.seeds import derived_seed
@@ -186,7 +186,7 @@ class GaussianMixture(FittedMixture):
         """
         decay = check_number("learning_decay", self.learning_decay, float, 0)
         if not 0.5 < decay <= 1:
-            raise ValueError(f"learning_decay is {decay}; it must be above 0.5 and at most 1: give 0.7")
+            raise ValueError(f"learning_decay is {decay}: give a number above 0.5 and at most 1, such as 0.7.")
         rows = Rows.of_table(X, sample_weight)
         if not hasattr(self, "weights_"):
             with warnings.catch_warnings():
@@ -198,14 +198,14 @@ class GaussianMixture(FittedMixture):
         if len(problem.summary.mean) != self.n_features_in_:
             raise ValueError(
                 f"X has {len(problem.summary.mean)} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input: give the columns that it was fitted to"
+                f"{self.n_features_in_} features as input: give the columns that it was fitted to."
             )
         for name, now, before in (
             ("n_components", self.n_components, len(self.means_)),
             ("covariance_type", self.covariance_type, self._kind),
         ):
             if now != before:
-                raise ValueError(f"{name} is {now!r} and the fit has {before!r}: leave it as it was, or call fit")
+                raise ValueError(f"{name} is {now!r} and the fit has {before!r}: leave it as it was, or call fit.")
         state = self._online or self._state_of_fit(problem)
         state, bound = online_step(problem, state, decay)
         bounds = [*(self.lower_bounds_ if state.steps > 2 else [self.lower_bound_]), bound]

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.attention.m_step import ConjugatePriors
-from ...models.attention.mixture import Covariances, Mixture, in_dtype
+from ...models.attention.em.conjugate_priors import ConjugatePriors
+from ...models.attention.mixture import Mixture, in_dtype
+from ...models.attention.variances import Covariances
 from ...models.mixture_attention.model import MixtureAttention
 from .arrays import Form, as_counts, as_table, double_rows, form_of, in_form
 from .bayesian import default_priors, model_of, sites_of
@@ -216,10 +217,10 @@ class FittedMixture(Estimator):
         if table.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {table.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                "features as input: give the columns that it was fitted to"
+                "features as input: give the columns that it was fitted to."
             )
         if len(table) == 0:
-            raise ValueError(f"X has 0 rows (shape={tuple(table.shape)}): give at least one")
+            raise ValueError(f"X has 0 rows (shape={tuple(table.shape)}): give at least one.")
         form = form_of(table)
         mixture = self._double_mixture(form.device)
         center = mixture.means.mean(0)
@@ -245,4 +246,4 @@ class FittedMixture(Estimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "weights_"):
             name = type(self).__name__
-            raise of_sklearn(NotFittedError)(f"this {name} is not fitted yet: call fit(X) first")
+            raise of_sklearn(NotFittedError)(f"this {name} is not fitted yet: call fit(X) first.")

@@ -1,7 +1,8 @@
 r"""EM for mixtures of Gaussians of every form of covariance, over rows that are read in every step.
 
-E-step and M-steps are those of :mod:`~pyroformer.models.attention.m_step`; a covariance that all components share is
-the mean of theirs, weighted by their counts.
+E-step and M-steps are those of :mod:`~pyroformer.models.attention.em.expected_statistics` and
+:mod:`~pyroformer.models.attention.em.m_step`; a covariance that all components share is the mean of theirs, weighted by
+their counts.
 """
 
 import math
@@ -12,14 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.attention.m_step import (
-    ConjugatePriors,
-    Covariance,
-    Statistics,
-    rate_of_variances,
-    update_variances,
-)
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.em.conjugate_priors import ConjugatePriors, rate_of_variances
+from ...models.attention.em.expected_statistics import Covariance, Statistics
+from ...models.attention.em.m_step import update_variances
+from ...models.attention.mixture import Mixture
+from ...models.attention.variances import Covariances
 from ..em_steps import log_prior, log_prior_of_variances, m_step
 from ..moving_variances import moving_variances
 from .missing import added, observed_statistics
@@ -192,7 +190,7 @@ def updated(problem: Problem, statistics: Statistics, state: Mixture, origin: Te
     if bool(singular.any()):
         raise ValueError(
             f"a covariance is singular with reg_covar={problem.regularization:g} and "
-            f"n_components={problem.components}: raise reg_covar, give priors, or fit fewer components"
+            f"n_components={problem.components}: raise reg_covar, give priors, or fit fewer components."
         )
     return _mixture(new.log_weights, new.means, variances)
 

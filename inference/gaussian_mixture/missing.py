@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...models.attention.bayes_rule import log_joint
-from ...models.attention.m_step import Covariance, Statistics, expected_statistics
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.em.expected_statistics import Covariance, Statistics, expected_statistics
+from ...models.attention.mixture import Mixture
 from ...models.attention.observations import Observations
+from ...models.attention.variances import Covariances
 
 __all__ = ["added", "observed_log_joint", "observed_statistics"]
 
@@ -55,7 +56,7 @@ def observed_statistics(
     squares: Covariance,
     about_means: bool = False,
 ) -> Statistics:
-    """The statistics of :func:`~pyroformer.models.attention.m_step.expected_statistics`, given known coordinates.
+    """:func:`~pyroformer.models.attention.em.expected_statistics.expected_statistics` of rows with missing coordinates.
 
     Arguments:
         rows: The rows, NaN where a coordinate is missing.

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.attention.m_step import Statistics
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.em.expected_statistics import Statistics
+from ...models.attention.mixture import Mixture
+from ...models.attention.variances import Covariances
 from .fitting import Problem, expected, needs_differences, updated
 from .table import Summary
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.attention.m_step import ConjugatePriors
+from ...models.attention.em.conjugate_priors import ConjugatePriors
 from ...models.utils.numbers import declared_number
 from ..utils.seeds import derived_seed
 from .arrays import number_array
@@ -28,11 +28,11 @@ def check_number(name: str, value: object, kind: type[N], least: N) -> N:
     Examples:
         >>> check_number("max_iter", -1, int, 0)
         Traceback (most recent call last):
-        ValueError: max_iter is -1; it must be at least 0 and finite
+        ValueError: max_iter is -1: give a finite number of at least 0.
     """
     number: Any = declared_number(name, value, kind)
     if number is None or not least <= number < float("inf"):
-        raise ValueError(f"{name} is {number}; it must be at least {least} and finite")
+        raise ValueError(f"{name} is {number}: give a finite number of at least {least}.")
     return number
 
 
@@ -44,10 +44,12 @@ def check_priors(priors: object) -> ConjugatePriors:
     """
     if not isinstance(priors, ConjugatePriors):
         raise ValueError(
-            f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(pseudo_counts=0.01), or None"
+            f"priors has type {type(priors).__name__}: give pf.em.ConjugatePriors(pseudo_counts=0.01), or None."
         )
     if isinstance(priors.pseudo_counts, Tensor):
-        raise ValueError("priors.pseudo_counts is a tensor; components have no order before the fit: give one number")
+        raise ValueError(
+            "priors.pseudo_counts is a tensor: give one number, as components have no order before the fit."
+        )
     return priors
 
 
@@ -72,7 +74,7 @@ def seed_of(random_state: Any) -> int:
     if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
         raise ValueError(
             f"random_state is {random_state!r}: give a whole number of at least 0, a generator of NumPy or torch, or "
-            "None"
+            "None."
         )
     return int(random_state)
 
@@ -100,8 +102,8 @@ def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> 
         weights = _array("weights_init", weights, (components,), center)
         if not bool((weights >= 0).all()) or abs(float(weights.sum()) - 1) > 1e-4:
             raise ValueError(
-                f"weights_init has the smallest weight {float(weights.min()):g} and the sum {float(weights.sum()):g}; "
-                "weights must be at least 0 and sum to 1: divide them by their sum"
+                f"weights_init has the smallest weight {float(weights.min()):g} and the sum {float(weights.sum()):g}: "
+                "give weights of at least 0 that sum to 1."
             )
     if means is not None:
         means = _array("means_init", means, (components, width), center) - center
@@ -111,11 +113,11 @@ def given_start(problem: Problem, weights: Any, means: Any, precisions: Any) -> 
     if problem.squares == "full":
         factor, failed = torch.linalg.cholesky_ex(precisions)
         if bool(failed.any()) or not torch.allclose(precisions, precisions.mT):
-            raise ValueError("precisions_init is not symmetric and positive definite: give inverses of covariances")
+            raise ValueError("precisions_init is not symmetric and positive definite: give inverses of covariances.")
         covariances = torch.cholesky_inverse(factor).expand(components, -1, -1)
         return InitialParameters(weights, means, covariances)
     if not bool((precisions > 0).all()):
-        raise ValueError(f"precisions_init is {float(precisions.min()):g}; each precision must be positive")
+        raise ValueError(f"precisions_init is {float(precisions.min()):g}: give positive precisions.")
     covariances = 1 / precisions
     return InitialParameters(weights, means, covariances if problem.kind == "diag" else covariances[:, None])
 
@@ -125,7 +127,7 @@ def _array(name: str, value: Any, shape: tuple[int, ...], like: Tensor) -> Float
     value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(number_array(name, value))
     value = value.to(like)
     if value.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: give {shape}.")
     if not bool(value.isfinite().all()):
-        raise ValueError(f"{name} is NaN or infinite; all entries must be finite")
+        raise ValueError(f"{name} has an entry that is NaN or infinite: give finite numbers.")
     return value

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...models.attention.m_step import Statistics
-from ...models.attention.mixture import Covariances, Mixture
+from ...models.attention.em.expected_statistics import Statistics
+from ...models.attention.mixture import Mixture
+from ...models.attention.variances import Covariances
 from ...models.utils.k_means import k_means
 from .table import Summary
 
@@ -72,7 +73,7 @@ def start_statistics(
     if len(rows) < components:
         raise ValueError(
             f"n_components is {components} and X has only n_samples = {len(rows)} that count: give at least one row "
-            "for each component"
+            "for each component."
         )
     mean, deviation = summary.mean.cpu(), summary.variance.sqrt().cpu()
     rows = torch.where(rows.isnan(), 0, rows - mean)

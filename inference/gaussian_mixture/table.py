@@ -37,7 +37,7 @@ class Rows:
         """
         table = as_table(x)
         if len(table) == 0:
-            raise ValueError(f"X has 0 rows (shape={tuple(table.shape)}): give at least one for each component")
+            raise ValueError(f"X has 0 rows (shape={tuple(table.shape)}): give at least one for each component.")
         form = form_of(table)
         counts = None if sample_weight is None else as_counts(sample_weight, len(table), form.device)
         if batch_size is None:
@@ -66,32 +66,32 @@ class Rows:
         if not callable(batches) and isinstance(batches, Iterator):
             raise ValueError(
                 f"batches is a {type(batches).__name__}, which can be read once, and EM reads it in every step: give a "
-                "list, a data loader, or a function that returns a new iterator"
+                "list, a data loader, or a function that returns a new iterator."
             )
         table = isinstance(batches, np.ndarray | Tensor) or hasattr(batches, "to_numpy")
         if table or not (callable(batches) or isinstance(batches, Iterable)):
             raise ValueError(
                 f"batches is a {type(batches).__name__}: give a list of tables, a data loader, or another iterable; "
-                "fit takes one table, with batch_size"
+                "fit takes one table, with batch_size."
             )
 
         def tables() -> Iterator[np.ndarray | Tensor]:
             each: object = batches() if callable(batches) else batches
             if not isinstance(each, Iterable):
-                raise ValueError(f"batches returns a {type(each).__name__}: let it return an iterator over tables")
+                raise ValueError(f"batches returns a {type(each).__name__}: let it return an iterator over tables.")
             for batch in each:
                 alone = isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor)
                 yield as_table(batch[0] if alone else batch, "a batch")  # a TensorDataset gives lists of one
 
         first = next(tables(), None)
         if first is None:
-            raise ValueError("batches is empty: give at least one table")
+            raise ValueError("batches is empty: give at least one table.")
 
         def read() -> Iterator[tuple[Tensor, Tensor | None]]:
             for table in tables():
                 if table.shape[1] != first.shape[1]:
                     raise ValueError(
-                        f"a batch has {table.shape[1]} columns and the first {first.shape[1]}: all need the same"
+                        f"a batch has {table.shape[1]} columns and the first {first.shape[1]}: all need the same."
                     )
                 yield double_rows(table, slice(None), "a batch"), None
 
@@ -150,14 +150,14 @@ def summarized(rows: Rows) -> Summary:
             joined, joined_counts = (torch.cat(items) for items in zip(*sample, strict=True))
             sample, stride = [(joined[::2], joined_counts[::2])], 2 * stride
     if origin is None:
-        raise ValueError("all sample weights are zero: at least one row has to count")
+        raise ValueError("all sample weights are zero: at least one row has to count.")
     if not bool((sums[0] > 0).all()):
         column = int((sums[0] == 0).nonzero()[0, 0])
-        raise ValueError(f"column {column} of X has no known entry: leave it out")
+        raise ValueError(f"column {column} of X has no known entry: leave it out.")
     shift = sums[1] / sums[0]
     variance = (sums[2] / sums[0] - shift.square()).clamp_min(0)
     if not bool(variance.isfinite().all()):
-        raise ValueError("X has entries so large that their squares are infinite: divide it by its largest entry")
+        raise ValueError("X has entries so large that their squares are infinite: divide it by its largest entry.")
     joined, joined_counts = (torch.cat(items) for items in zip(*sample, strict=True))
     return Summary(total, origin + shift, variance, missing, joined, joined_counts)
 

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .log_space import finite_max, safe_logsumexp
-from .mixture import Covariances, Mixture
+from .mixture import Mixture
 from .observations import Observations
 from .query_variances import cholesky, filled, own_variances, query_covariances
+from .variances import Covariances
 
 __all__ = ["evidence", "log_joint", "posterior_mean", "posterior_variance", "responsibilities"]
 

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .mixture import Mixture, SharedVariances
+from .mixture import Mixture
+from .variances import SharedVariances
 
 __all__ = ["concatenated", "expanded", "padded", "selected"]
 

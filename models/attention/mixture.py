@@ -2,11 +2,10 @@ r"""Mixtures over vectors that queries are noisy observations of."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..utils.numbers import declared_number
@@ -15,52 +14,17 @@ from ..utils.scalars import tensor_like
 from ..utils.tensor_checks import check_entries, check_leading, check_types
 from .centering import common_center
 from .log_space import normalized
+from .mixture_checks import (
+    check_rank,
+    check_rows,
+    check_value_variances,
+    check_variance_types,
+    check_variances,
+    check_width,
+)
+from .variances import Covariances, SharedVariances, nonnegative_entries
 
-__all__ = ["Covariances", "Mixture", "SharedVariances", "in_dtype"]
-
-
-class SharedVariances(NamedTuple):
-    r"""Variances that groups of components have in common.
-
-        variance of component n = table[group[n]]
-
-    With few rows in ``table``, attention over Gaussian components costs what plain attention does.
-
-    Arguments:
-        table: One variance vector for each group, with shape :math:`(R, D)`.
-        group: The group of each component, with shape :math:`(*, N)`.
-
-    Examples:
-        >>> prior_and_tokens = SharedVariances(torch.tensor([[1.0, 1.0], [0.1, 0.2]]), torch.tensor([0, 1, 1]))
-        >>> prior_and_tokens.dense().shape
-        torch.Size([3, 2])
-    """
-
-    table: Float[Tensor, "r d"]
-    group: Int[Tensor, "*batch n"]
-
-    def dense(self) -> Float[Tensor, "*batch n d"]:
-        """The variances of every component, written out."""
-        return self.table[self.group]
-
-    def membership(self) -> Float[Tensor, "*batch n r"]:
-        """One-hot groups: ``dense() == membership() @ table``."""
-        groups = torch.arange(len(self.table), device=self.group.device)
-        return (self.group[..., None] == groups).to(self.table.dtype)
-
-
-class Covariances(NamedTuple):
-    r"""Full covariance matrices; only :mod:`~.bayes_rule` and EM take them, no attention kernel does.
-
-    Arguments:
-        matrices: One symmetric, positive semi-definite matrix for each component, with shape :math:`(*, N, D, D)`.
-
-    Examples:
-        >>> Covariances(torch.eye(2).expand(3, 2, 2)).matrices.shape
-        torch.Size([3, 2, 2])
-    """
-
-    matrices: Float[Tensor, "*batch n d d"]
+__all__ = ["Mixture", "in_dtype"]
 
 
 @dataclass(frozen=True)
@@ -116,24 +80,24 @@ class Mixture:
     def __post_init__(self) -> None:
         names = ("log_weights", "means", "mask", "values", "value_variances")
         check_types(("mask",), **{name: getattr(self, name) for name in names})
-        _check_variance_types(self.variances, self.noise_variance)
-        _check_rank("means", self.means, "(*, N, D)")
-        _check_rows("log_weights", self.log_weights.shape, self.components)
+        check_variance_types(self.variances, self.noise_variance)
+        check_rank("means", self.means, "(*, N, D)")
+        check_rows("log_weights", self.log_weights.shape, self.components)
         if self.mask is not None:
-            _check_rows("mask", self.mask.shape, self.components)
+            check_rows("mask", self.mask.shape, self.components)
         if self.values is not None:
-            _check_rows("values", self.values.shape[:-1], self.components)
+            check_rows("values", self.values.shape[:-1], self.components)
         if isinstance(self.variances, SharedVariances):
             shape = (*self.variances.group.shape, self.variances.table.shape[-1])
-            _check_variances("variances", shape, self.means.shape)
-            _check_width("the table of SharedVariances", self.variances.table.shape, (self.width,))
+            check_variances("variances", shape, self.means.shape)
+            check_width("the table of SharedVariances", self.variances.table.shape, (self.width,))
         elif isinstance(self.variances, Covariances):
-            _check_rows("variances", self.variances.matrices.shape[:-2], self.components)
-            _check_width("Covariances", self.variances.matrices.shape, (self.width, self.width))
+            check_rows("variances", self.variances.matrices.shape[:-2], self.components)
+            check_width("Covariances", self.variances.matrices.shape, (self.width, self.width))
         elif self.variances is not None:
-            _check_variances("variances", self.variances.shape, self.means.shape)
+            check_variances("variances", self.variances.shape, self.means.shape)
         if self.value_variances is not None:
-            _check_value_variances(self.values, self.value_variances)
+            check_value_variances(self.values, self.value_variances)
         check_leading(self.leading_shapes())
         self._check_signs()
 
@@ -162,13 +126,13 @@ class Mixture:
             True
         """
         check_types(("mask",), ("keys",), keys=keys, values=values, mask=mask, value_variances=value_variances)
-        _check_rank("keys", keys, "(*, N, D)")
+        check_rank("keys", keys, "(*, N, D)")
         if mask is not None:
-            _check_rows("mask", mask.shape, keys.shape[-2], "keys")
+            check_rows("mask", mask.shape, keys.shape[-2], "keys")
             check_leading({"keys": keys.shape[:-2], "mask": mask.shape[:-1]})
             keys = torch.where(mask[..., None], keys, 0)
         if value_variances is not None:
-            _check_value_variances(values, value_variances)
+            check_value_variances(values, value_variances)
         high = at_least_float32(keys)
         center = common_center(high, mask)  # |k|^2 - |c|^2, as |c|^2 cancels but would be rounded
         lengths = ((high - center) * (high + center)).sum(-1) / (2 * math.sqrt(keys.shape[-1]))
@@ -210,9 +174,9 @@ class Mixture:
             "values": values,
         }
         check_types((), tuple(required), variances=variances, **required)
-        _check_rank("means", means, "(*, N, R, D)")
+        check_rank("means", means, "(*, N, R, D)")
         n, r = means.shape[-3:-1]
-        _check_rows("log_weights", log_weights.shape, n)
+        check_rows("log_weights", log_weights.shape, n)
         if inner_log_weights.shape[-2:] != (n, r):
             shape = tuple(inner_log_weights.shape)
             raise ValueError(f"inner_log_weights has shape {shape}: give one whose dimensions end in {(n, r)}.")
@@ -323,7 +287,7 @@ class Mixture:
     def leading_shapes(self) -> dict[str, torch.Size]:
         """The leading dimensions of each part, by its name."""
         parts = {"means": self.means, "log_weights": self.log_weights, "mask": self.mask, "values": self.values}
-        parts |= {"variances": _own_variances(self.variances), "value_variances": self.value_variances}
+        parts |= {"variances": nonnegative_entries(self.variances), "value_variances": self.value_variances}
         rows = {"log_weights": -1, "mask": -1}
         shapes = {name: x.shape[: rows.get(name, -2)] for name, x in parts.items() if x is not None}
         if isinstance(self.variances, SharedVariances):
@@ -332,7 +296,7 @@ class Mixture:
 
     def _check_signs(self) -> None:
         """Raises unless variances are finite and not negative; those of values and of queries have to be positive."""
-        noise, own = torch.as_tensor(self.query_variance), _own_variances(self.variances)
+        noise, own = torch.as_tensor(self.query_variance), nonnegative_entries(self.variances)
         fine = (noise >= 0 if own is not None else noise > 0) & noise.isfinite()
         rule = "give a finite number of at least 0, and a positive one where there are no variances"
         check_entries("noise_variance", noise, fine, rule)
@@ -362,34 +326,6 @@ class Mixture:
         return self.variances.dense() if isinstance(self.variances, SharedVariances) else self.variances
 
 
-def _check_variance_types(variances: object, noise_variance: object) -> None:
-    """Raises unless variances are of one of their types, and the noise is a number."""
-    if isinstance(variances, SharedVariances):
-        check_types((), ("table",), table=variances.table)
-        _check_integers(variances.group)
-    elif isinstance(variances, Covariances):
-        check_types((), ("matrices",), matrices=variances.matrices)
-    else:
-        check_types(variances=variances)
-    if not isinstance(noise_variance, Tensor):
-        declared_number("noise_variance", noise_variance, float | None)
-    elif noise_variance.ndim:
-        raise ValueError(f"noise_variance has shape {tuple(noise_variance.shape)}: give one number for all components.")
-
-
-def _check_integers(group: object) -> None:
-    if not isinstance(group, Tensor) or group.is_floating_point() or group.dtype == torch.bool:
-        kind = str(getattr(group, "dtype", type(group).__name__)).removeprefix("torch.")
-        raise ValueError(f"the group of SharedVariances is {kind}: give a tensor of whole numbers, a row of the table.")
-
-
-def _own_variances(variances: Tensor | SharedVariances | Covariances | None) -> Tensor | None:
-    """The numbers that must not be negative: variances of dimensions, of groups or on the diagonal."""
-    if isinstance(variances, Covariances):
-        return variances.matrices.diagonal(dim1=-2, dim2=-1)
-    return variances.table[None] if isinstance(variances, SharedVariances) else variances
-
-
 def _prepend(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor | None:
     """Variances with one more row in front, by default a copy of the first; one row for all components stays one."""
     if rows is None or (rows.shape[-2] == 1 and components > 1 and (row is None or row is rows)):
@@ -397,41 +333,6 @@ def _prepend(rows: Tensor | None, row: Tensor | None, components: int) -> Tensor
     row = rows[..., :1, :] if row is None else row
     batch, width = rows.shape[:-2], max(rows.shape[-1], row.shape[-1])
     return torch.cat([row.expand(*batch, 1, width), rows.expand(*batch, components, width)], -2)
-
-
-def _check_rank(name: str, vectors: Tensor, dimensions: str) -> None:
-    if vectors.ndim < dimensions.count(","):
-        shape = tuple(vectors.shape)
-        raise ValueError(f"{name} have shape {shape}: give a row for each of N components, {dimensions}.")
-
-
-def _check_rows(name: str, shape: torch.Size, components: int, of: str = "means") -> None:
-    if shape[-1:] != (components,):
-        count = shape[-1:].numel()
-        raise ValueError(f"{name} has {count} components and {of} {components}: give one for each of the {of}.")
-
-
-def _check_width(name: str, shape: torch.Size, expected: tuple[int, ...]) -> None:
-    if shape[-len(expected) :] != expected:
-        wanted = " x ".join(str(size) for size in expected)
-        raise ValueError(
-            f"{name} has shape {tuple(shape)}: give one that ends in {wanted}, as the means have {expected[0]}."
-        )
-
-
-def _check_variances(name: str, shape: tuple[int, ...], vectors: tuple[int, ...]) -> None:
-    if len(shape) < 2 or shape[-2] not in (1, vectors[-2]) or shape[-1] not in (1, vectors[-1]):
-        target, more = ("values", "") if name == "value_variances" else ("means", " or SharedVariances")
-        raise ValueError(
-            f"{name} of shape {tuple(shape)} do not broadcast to {target} of shape {tuple(vectors)}: "
-            f"give (N, D), (N, 1), (1, D){more}."
-        )
-
-
-def _check_value_variances(values: Tensor | None, value_variances: Tensor) -> None:
-    if values is None:
-        raise ValueError("value_variances without values: give values too, or leave both out.")
-    _check_variances("value_variances", value_variances.shape, values.shape)
 
 
 def in_dtype(mixture: Mixture, dtype: torch.dtype) -> Mixture:

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ..utils.precision import at_least_float32
 from ..utils.tensor_checks import check_entries, is_readable
-from .mixture import Covariances, Mixture
+from .mixture import Mixture
+from .variances import Covariances
 
 __all__ = ["check_variances", "cholesky", "filled", "own_variances", "query_covariances", "query_variances"]
 

@@ -15,8 +15,9 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..attention.mixture import Covariances, Mixture
+from ..attention.mixture import Mixture
 from ..attention.query_variances import cholesky, query_covariances
+from ..attention.variances import Covariances
 from ..priors.checks import check_distribution, check_support
 from .sites import gather
 

@@ -33,8 +33,9 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..attention.m_step import ConjugatePriors
-from ..attention.mixture import Covariances, Mixture
+from ..attention.em.conjugate_priors import ConjugatePriors
+from ..attention.mixture import Mixture
+from ..attention.variances import Covariances
 from ..base import TEXTS
 from ..distributions.foreign import as_pyro
 from ..priors.checks import as_prior, check_distribution, check_mixture
@@ -75,8 +76,8 @@ class MixtureAttention(OwnParameters):
     Arguments:
         mixture: The components: weights that sum to one, keys (its means), the variance of a query (its variances plus
             its noise variance), values and their variances. A part without a prior is fixed, or trained if it is an
-            ``nn.Parameter``, as the ``table`` of :class:`~.attention.mixture.SharedVariances` may be; full covariances
-            are fixed. Masked components may hold anything.
+            ``nn.Parameter``, as the ``table`` of :class:`~.attention.variances.SharedVariances` may be; full
+            covariances are fixed. Masked components may hold anything.
         keys: Prior over the keys, called with the precisions; see
             :class:`~pyroformer.models.priors.components.ComponentPrior`.
         values: Prior over the values, called with their precisions.
@@ -86,7 +87,7 @@ class MixtureAttention(OwnParameters):
         correlation: Prior over the Cholesky factors of the correlations of a query's dimensions, with event shape
             :math:`(D, D)`: ``dist.LKJCholesky(D, 2.0)``. The covariance of a query is
             :math:`\alpha^{-1/2} L L^T \alpha^{-1/2}`, so that ``precision`` is one over the variance of each dimension
-            alone. A mixture with :class:`~.attention.mixture.Covariances` has fixed correlations.
+            alone. A mixture with :class:`~.attention.variances.Covariances` has fixed correlations.
         emission: A module or function that is called with the means and the scales (:math:`\alpha^{-1/2}`) of the
             queries' components, both with shape :math:`(*, D)`, and returns the distribution of a query in place of the
             Gaussian, with event shape :math:`(D)`. Values stay Gaussian, and so does :meth:`mixture`.

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..attention.mixture import Mixture, SharedVariances
+from ..attention.mixture import Mixture
+from ..attention.variances import SharedVariances
 from ..local_params import LocalModule
 from ..utils.scalars import tensor_like
 

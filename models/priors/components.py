@@ -53,7 +53,7 @@ class GaussianVectors(ComponentPrior):
     .. math:: \mu_n \sim N\left(\mu_n^0, \frac{1}{\kappa \alpha_n}\right)
 
     With a Gamma prior over the precisions :math:`\alpha_n` it is the Normal-Gamma prior, as in
-    :class:`~pyroformer.models.attention.m_step.ConjugatePriors`.
+    :class:`~pyroformer.models.attention.em.conjugate_priors.ConjugatePriors`.
 
     Arguments:
         initial: :math:`\mu^0`, with shape :math:`(*, N, D)`.

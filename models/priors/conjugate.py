@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..attention.m_step import ConjugatePriors, checked_priors, rate_of_variances
+from ..attention.em.conjugate_priors import ConjugatePriors, checked_priors, rate_of_variances
 from ..attention.mixture import Mixture
 from ..utils.choices import chosen
 from .components import GaussianVectors

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..attention.components import concatenated, padded
-from ..attention.mixture import Mixture, SharedVariances
+from ..attention.mixture import Mixture
+from ..attention.variances import SharedVariances
 
 __all__ = ["Context", "Memory", "batch_shape", "check_context", "check_mixture", "check_pair", "flat", "stacked"]
 

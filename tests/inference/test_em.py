@@ -14,9 +14,11 @@ from torch import Tensor
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
 from pyroformer.inference.moving_variances import scale_of
 from pyroformer.models.attention.bayes_rule import evidence, responsibilities
-from pyroformer.models.attention.m_step import expected_statistics, update_means
-from pyroformer.models.attention.mixture import Covariances, Mixture, in_dtype
+from pyroformer.models.attention.em.expected_statistics import expected_statistics
+from pyroformer.models.attention.em.m_step import update_means
+from pyroformer.models.attention.mixture import Mixture, in_dtype
 from pyroformer.models.attention.observations import Observations
+from pyroformer.models.attention.variances import Covariances
 
 M, N, D, V = 40, 6, 3, 2
 EVERYTHING = ("means", "variances", "weights")
@@ -187,7 +189,7 @@ def test_statistics_in_parts(squares: Any, monkeypatch: pytest.MonkeyPatch) -> N
     second = {None: None, "isotropic": queries.square().sum(-1, keepdim=True), "diagonal": queries.square()}
     outer = queries[..., :, None] * queries[..., None, :]
     shares = weights * known["value_mask"][..., None]
-    monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * 2 * N)
+    monkeypatch.setattr("pyroformer.models.attention.em.expected_statistics._entries", lambda *_: 7 * 2 * N)
     found = expected_statistics(Observations(queries, attn_mask, mask=mask, **known), mixture, squares)
     assert found.values is not None and found.value_counts is not None
     torch.testing.assert_close(found.counts, weights.sum(-2), rtol=1e-10, atol=1e-10)
@@ -249,7 +251,7 @@ def test_one_part_alone_may_have_a_batch(part: str) -> None:
 
 @pytest.mark.parametrize("name", ["values", "value_mask", "attn_mask", "mask"])
 def test_one_row_for_all_queries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyroformer.models.attention.m_step._entries", lambda *_: 7 * N)
+    monkeypatch.setattr("pyroformer.models.attention.em.expected_statistics._entries", lambda *_: 7 * N)
     queries, mixture = draw()
     rows = {"values": randn(1, V), "attn_mask": torch.arange(N)[None] < 4, "mask": torch.ones(1).bool()}
     given = {"values": randn(M, V), name: rows.get(name, torch.zeros(1).bool())}

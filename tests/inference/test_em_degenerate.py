@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pyroformer.inference.em import Adapted, ConjugatePriors, adapt
 from pyroformer.models.attention.bayes_rule import evidence
-from pyroformer.models.attention.m_step import update_log_weights
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.em.m_step import update_log_weights
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances
 
 EVERYTHING: Any = ("means", "variances", "weights")
 OUTLIER = torch.tensor([[0.0, 0.0], [1e3, 1e3], [-1.0, 1.0]])

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.models.attention.bayes_rule import evidence
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ....models.attention.mixture import Covariances, Mixture
+from ....models.attention.mixture import Mixture
+from ....models.attention.variances import Covariances
 from ....models.utils.tensor_checks import check_types
 
 __all__ = ["Plane", "as_array", "check_queries", "in_plane", "numbers"]

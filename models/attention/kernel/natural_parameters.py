@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ...utils.precision import at_least_float32, without_autocast
 from ..log_space import finite_max
-from ..mixture import Mixture, SharedVariances
+from ..mixture import Mixture
 from ..query_variances import own_variances
+from ..variances import SharedVariances
 from .packed import side_by_side
 
 __all__ = ["Basis", "Form", "LowRank", "Natural", "has_curvature", "natural"]

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...attention.mixture import Mixture, SharedVariances
+from ...attention.mixture import Mixture
+from ...attention.variances import SharedVariances
 from ...distributions.log_dirichlet import LogDirichlet
 from ...distributions.presence import Presence, WherePresent
 from ...utils.reprs import in_words

@@ -19,8 +19,9 @@ from torch.distributions import Dirichlet, Gamma, LKJCholesky, MultivariateNorma
 
 import pyroformer as pf
 from pyroformer.inference.gaussian_mixture.missing import observed_log_joint, observed_statistics
-from pyroformer.models.attention.m_step import Covariance
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.em.expected_statistics import Covariance
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances
 
 KINDS = ["spherical", "diag", "tied", "full"]
 
@@ -320,26 +321,26 @@ def test_units_of_columns_do_not_matter() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"n_components": 0}, "n_components is 0; it must be at least 1"),
+        ({"n_components": 0}, "n_components is 0: give a finite number of at least 1"),
         ({"n_components": 2.5}, "n_components is 2.5: give a whole number"),
         ({"n_components": "three"}, "n_components is 'three', a str: give a number"),
         ({"n_components": 99}, "n_components is 99 and X has only n_samples = 20 that count: give at least one row"),
         ({"covariance_type": "diagonal"}, "covariance_type is 'diagonal': choose one of .* mean diag"),
         ({"init_params": "kmean"}, "init_params is 'kmean': choose one of .* mean kmeans"),
-        ({"tol": -1.0}, "tol is -1.0; it must be at least 0"),
-        ({"reg_covar": float("nan")}, "reg_covar is nan; it must be at least 0"),
+        ({"tol": -1.0}, "tol is -1.0: give a finite number of at least 0"),
+        ({"reg_covar": float("nan")}, "reg_covar is nan: give a finite number of at least 0"),
         ({"max_iter": None}, "max_iter is None"),
-        ({"n_init": 0}, "n_init is 0; it must be at least 1"),
-        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"n_init": 0}, "n_init is 0: give a finite number of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: give a finite number of at least 1"),
         ({"random_state": "seed"}, "random_state is 'seed': give a whole number"),
         ({"priors": 0.1}, r"priors has type float: give pf.em.ConjugatePriors"),
         ({"priors": pf.em.ConjugatePriors(pseudo_counts=torch.ones(2))}, "priors.pseudo_counts is a tensor"),
-        ({"weights_init": [0.4, 0.4], "n_components": 2}, "weights_init has .* the sum 0.8; .* divide them"),
-        ({"means_init": [[0.0, 0.0]], "n_components": 2}, r"means_init has shape \(1, 2\); it must be \(2, 2\)"),
+        ({"weights_init": [0.4, 0.4], "n_components": 2}, "weights_init has .* the sum 0.8: give weights"),
+        ({"means_init": [[0.0, 0.0]], "n_components": 2}, r"means_init has shape \(1, 2\): give \(2, 2\)"),
         ({"precisions_init": [[[1.0, 2.0], [2.0, 1.0]]]}, "precisions_init is not symmetric and positive definite"),
         (
             {"precisions_init": [-1.0], "covariance_type": "spherical"},
-            "precisions_init is -1; each .* must be positive",
+            "precisions_init is -1: give positive",
         ),
     ],
 )
@@ -366,12 +367,12 @@ def changed(**options: Any) -> pf.GaussianMixture:
     [
         (lambda: pf.GaussianMixture().fit([["a", "b"]]), "X is no table of numbers"),
         (lambda: pf.GaussianMixture().fit([[1.0], [1.0, 2.0]]), "X is no table of numbers"),
-        (lambda: pf.GaussianMixture().fit(infinite()), "X has an infinite entry; all must be finite, or NaN"),
+        (lambda: pf.GaussianMixture().fit(infinite()), "X has an infinite entry: give finite ones, or NaN"),
         (lambda: pf.GaussianMixture().fit([[1.0, np.nan], [2.0, np.nan]]), "column 1 of X has no known entry"),
         (lambda: pf.GaussianMixture().fit(torch.zeros(2, 2).to_sparse()), "X is a sparse tensor"),
         (lambda: pf.GaussianMixture().fit(torch.zeros(4)), "Reshape your data"),
         (lambda: pf.GaussianMixture().fit(clusters(4), sample_weight=[1.0]), "one weight for each row"),
-        (lambda: pf.GaussianMixture().fit(clusters(2), sample_weight=[1.0, -1.0]), "sample_weight is -1; each weight"),
+        (lambda: pf.GaussianMixture().fit(clusters(2), sample_weight=[1.0, -1.0]), "sample_weight is -1: give finite"),
         (lambda: pf.GaussianMixture().fit_batches(iter([clusters(4)])), "batches is a .*, which can be read once"),
         (lambda: pf.GaussianMixture().fit_batches([]), "batches is empty"),
         (lambda: pf.GaussianMixture().fit_batches(clusters(9)), "batches is a Tensor: give a list of tables"),
@@ -382,13 +383,13 @@ def changed(**options: Any) -> pf.GaussianMixture:
         (lambda: pf.GaussianMixture().fit_batches([clusters(4), clusters(4, 3)]), "3 columns and the first 2"),
         (lambda: pf.GaussianMixture(reg_covar=0.0).fit([[1.0, 1.0], [1.0, 1.0]]), "singular with reg_covar=0"),
         (lambda: pf.GaussianMixture(reg_covar=0, covariance_type="diag").fit([[1.0], [1.0]]), "is singular"),
-        (lambda: pf.GaussianMixture().fit(clusters(9)).sample(0), "n_samples is 0; it must be at least 1"),
+        (lambda: pf.GaussianMixture().fit(clusters(9)).sample(0), "n_samples is 0: give a finite number of at least 1"),
         (lambda: pf.GaussianMixture().fit(clusters(9)).predict(torch.zeros(0, 2)), "X has 0 rows"),
         (lambda: pf.GaussianMixture().sites(), "this GaussianMixture is not fitted yet"),
-        (lambda: improper(pseudo_counts=0.0), "priors.pseudo_counts is 0.0; a proper prior over means needs"),
-        (lambda: improper(rate=0.0), "priors.rate is 0.0; a proper prior over precisions needs a positive one"),
-        (lambda: pf.GaussianMixture(learning_decay=0.5).partial_fit(clusters(9)), "learning_decay is 0.5; it must be"),
-        (lambda: pf.GaussianMixture(learning_decay=1.1).partial_fit(clusters(9)), "above 0.5 and at most 1: give 0.7"),
+        (lambda: improper(pseudo_counts=0.0), "priors.pseudo_counts is 0.0: give a positive number"),
+        (lambda: improper(rate=0.0), "priors.rate is 0.0: give a positive number"),
+        (lambda: pf.GaussianMixture(learning_decay=0.5).partial_fit(clusters(9)), "learning_decay is 0.5: give"),
+        (lambda: pf.GaussianMixture(learning_decay=1.1).partial_fit(clusters(9)), "above 0.5 and at most 1, such"),
         (lambda: pf.GaussianMixture().partial_fit(clusters(9)).partial_fit(clusters(9, 3)), "X has 3 features, but"),
         (lambda: pf.GaussianMixture(learning_decay="a").partial_fit(clusters(9)), "learning_decay is 'a', a str: give"),
         (lambda: changed(n_components=2).partial_fit(clusters(9)), "n_components is 2 and the fit has 1: leave it"),

@@ -15,7 +15,8 @@ import pyroformer as pf
 from pyroformer.inference import plots
 from pyroformer.inference.plots.plane.arrays import in_plane
 from pyroformer.models.attention.bayes_rule import responsibilities
-from pyroformer.models.attention.mixture import Covariances, SharedVariances, in_dtype
+from pyroformer.models.attention.mixture import in_dtype
+from pyroformer.models.attention.variances import Covariances, SharedVariances
 
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 1.0], [0.0, -1.0]])
 LOG_WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).log()

@@ -21,7 +21,8 @@ from pyroformer.models.attention.kernel.natural_parameters import Basis
 from pyroformer.models.attention.kernel.packed import pack_keys, pack_queries, packed_width
 from pyroformer.models.attention.layers.denoising import DenoisingAttention, ProjectedMixture
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances, SharedVariances
 
 BATCH, HEADS, QUERIES, COMPONENTS, WIDTH, VALUES = 2, 3, 5, 7, 6, 4
 KINDS = ["point masses", "isotropic", "diagonal", "one for all", "one per text", "shared"]

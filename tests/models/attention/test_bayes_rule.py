@@ -21,8 +21,9 @@ from pyroformer.models.attention.bayes_rule import (
     posterior_variance,
     responsibilities,
 )
-from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.query_variances import filled, query_covariances
+from pyroformer.models.attention.variances import Covariances, SharedVariances
 from pyroformer.models.mixture_attention.correlation import split_covariances
 
 BATCH, COMPONENTS, QUERIES, WIDTH = 2, 6, 5, 3

@@ -11,9 +11,9 @@ from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
 from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.centering import common_center, visible_center
+from pyroformer.models.attention.em.expected_statistics import expected_statistics
 from pyroformer.models.attention.key_adaptation import adapt_keys
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.attention.m_step import expected_statistics
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.observations import Observations
 from pyroformer.models.transformer.self_attention import SelfAttention

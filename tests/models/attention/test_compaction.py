@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyroformer.models.attention.bayes_rule import posterior_mean
 from pyroformer.models.attention.editing import compacted
-from pyroformer.models.attention.mixture import Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import SharedVariances
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder
 

@@ -17,8 +17,9 @@ from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance
 from pyroformer.models.attention.blockwise.attend import blockwise_attend
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.value_map import value_map
+from pyroformer.models.attention.variances import Covariances, SharedVariances
 from pyroformer.models.transformer.self_attention import SelfAttention
 
 M, N, D = 4, 4, 8

@@ -13,7 +13,8 @@ from pyroformer.models.attention.bayes_rule import posterior_mean
 from pyroformer.models.attention.components import concatenated, padded, selected
 from pyroformer.models.attention.editing import compacted, dropped, exchanged, interpolated, scaled
 from pyroformer.models.attention.log_space import normalized
-from pyroformer.models.attention.mixture import Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import SharedVariances
 from pyroformer.models.base import Model
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.stacks import Decoder

@@ -19,9 +19,10 @@ from pyroformer.models.attention.bayes_rule import (
     responsibilities,
 )
 from pyroformer.models.attention.log_space import safe_logsumexp
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.query_variances import cholesky
 from pyroformer.models.attention.value_map import value_map
+from pyroformer.models.attention.variances import Covariances
 
 M, N, D, V = 7, 9, 8, 3
 SCALE = math.sqrt(D)

@@ -12,7 +12,8 @@ from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.models.attention import chunked as parts
 from pyroformer.models.attention.bayes_rule import responsibilities
 from pyroformer.models.attention.key_adaptation import adapt_keys
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances
 
 M, N, D = 12, 6, 3
 

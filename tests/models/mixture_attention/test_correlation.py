@@ -17,7 +17,7 @@ import pyroformer as pf
 from pyroformer.guides.automatic import Automatic
 from pyroformer.guides.mixture_attention import AssignmentGuide, KeyGuide, ValueGuide
 from pyroformer.models.attention.bayes_rule import log_joint, responsibilities
-from pyroformer.models.attention.mixture import Covariances
+from pyroformer.models.attention.variances import Covariances
 from pyroformer.models.mixture_attention.correlation import covariances, split_covariances
 
 KEYS = torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]])

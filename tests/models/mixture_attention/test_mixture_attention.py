@@ -21,7 +21,8 @@ from pyroformer.inference.em import ConjugatePriors, adapt
 from pyroformer.inference.svi import SVI
 from pyroformer.models.attention.bayes_rule import evidence, log_joint, responsibilities
 from pyroformer.models.attention.log_space import normalized
-from pyroformer.models.attention.mixture import Covariances, Mixture, SharedVariances
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances, SharedVariances
 from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.mixture_attention.model import MixtureAttention
 from pyroformer.models.priors.components import GaussianVectors

@@ -16,7 +16,8 @@ from pyroformer.models.attention.bayes_rule import evidence
 from pyroformer.models.attention.blockwise import problem as blocks_of
 from pyroformer.models.attention.layers.learned import ProbabilisticMemory, ProbabilisticPooling
 from pyroformer.models.attention.layers.probabilistic import ProbabilisticAttention
-from pyroformer.models.attention.mixture import Covariances, Mixture
+from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import Covariances
 from pyroformer.models.transformer.self_attention import SelfAttention
 
 EACH: list[dict[str, Any]] = [

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyroformer.models.attention.m_step import ConjugatePriors, Statistics, expected_statistics, update_variances
+from pyroformer.models.attention.em.conjugate_priors import ConjugatePriors
+from pyroformer.models.attention.em.expected_statistics import Statistics, expected_statistics
+from pyroformer.models.attention.em.m_step import update_variances
 from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.attention.observations import Observations
 
