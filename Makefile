@@ -77,7 +77,8 @@ table: $(DEV)
 curve: export OMP_NUM_THREADS ?= 1
 curve: $(DEV)
 	@test -n "$(DATA)" || { echo "make curve needs texts: make curve DATA=folder" >&2; exit 1; }
-	$(BIN)/python benchmarks/curve.py --data "$(DATA)" --out "runs/curve-$(notdir $(DATA:%/=%))"
+	$(BIN)/python benchmarks/curve.py --data "$(DATA)" --out "runs/curve-$(notdir $(DATA:%/=%))" \
+		--plot "runs/curve-$(notdir $(DATA:%/=%)).png"
 
 break: export OMP_NUM_THREADS = 1
 break: $(DEV)

@@ -4,7 +4,7 @@
 
 nvae             a Dirichlet process over one vector per token, and the vector of the prior
 nvib             the same, trained with the published objective; its beta is the equivalent weight on the exact KL of
-                 the vectors, 1e-3 / width at the published strength, which is the default of `fit nvae`
+                 the vectors, 1e-3 / width at the published strength, the default of `--objective nvib`
 nvib relu        the same with pseudo-counts that can be zero, as in the published experiments
 vae              a Gaussian vector for each token, under softmax attention
 one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
@@ -16,7 +16,8 @@ Each point trains on reconstruction + beta * KL with the exact KL summed over al
 first quarter of the run unless its name says otherwise. "ladder" continues from the weights of the next smaller beta,
 so that a model learns to copy before it learns to compress; each rung takes the same number of steps, and some points
 without a ladder have as many steps in total for comparison. All have the same width, layers, batches and learning rate,
-and are evaluated on the same held-out texts; +- is the standard error over these. A second stage, of half as many
+and are evaluated on the same held-out texts; +- is the standard error over seeds, or over these texts if there is one
+seed. A second stage, of half as many
 steps, freezes the model and fits a better prior to the posterior of a point. Other points train a prior with the model,
 at beta = 1 from the first step: "tokens", a language model of Gaussian tokens, or "language_model": a language model
 takes half of the steps, and the prior and the decoder start from it. The bound, rate + distortion + length, is one of

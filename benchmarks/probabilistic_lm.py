@@ -77,7 +77,8 @@ def main() -> None:
     )
     tasks = [(f"seed{seed}", partial(run, corpus, seed, arguments)) for seed in arguments.seeds]
     make_missing(arguments.out, tasks, arguments.shard)
-    print(table(read(arguments.out), arguments))
+    results = read(arguments.out)
+    print(table(results, arguments), leads(results, arguments.steps), sep="\n\n")
 
 
 def run(corpus: Corpus, seed: int, arguments: argparse.Namespace) -> Result:
@@ -139,6 +140,18 @@ def table(results: list[Result], arguments: argparse.Namespace) -> str:
         f"torch {torch.__version__}; {results[0]['corpus']}; width {arguments.width}, {arguments.layers} layers, "
         f"{arguments.steps} steps of {arguments.batch_size} texts, {len(results)} seeds\n\n{markdown(head, rows)}"
     )
+
+
+def leads(results: list[Result], steps: int) -> str:
+    """Losses less softmax's after each sixth of the steps: means over seeds with their standard errors."""
+    models = [result["models"] for result in results]
+    looks = range(len(models[0]["softmax"]["losses"]))
+    rows = [
+        [name, *(cell([each[name]["losses"][i] - each["softmax"]["losses"][i] for each in models], 3) for i in looks)]
+        for name in VARIANTS
+        if name != "softmax"
+    ]
+    return markdown(["attention", *(f"{steps * (i + 1) // len(looks):,}" for i in looks)], rows)
 
 
 def parsed() -> argparse.Namespace:

@@ -43,10 +43,10 @@ draws = 2000
 # %% [markdown]
 # ## The question
 #
-# `pf.VAE` encodes a text as one random vector for each token. By default, the prior of these vectors is one Gaussian
-# cloud, the same for every token. But there are kinds of words: articles and full stops occur again and again in
-# the same positions, names hardly ever twice. If the vectors of words form clusters, a prior of several clouds should
-# fit them better:
+# `pf.VAE` encodes a text as one random vector for each token. In its simplest form (`base_measure="gaussian"`), the
+# prior of these vectors is one Gaussian cloud, the same for every token. But there are kinds of words: articles and
+# full stops occur again and again in the same positions, names hardly ever twice. If the vectors of words form
+# clusters, a prior of several clouds should fit them better:
 #
 # $$
 # \pi \sim \text{Dirichlet}(\tfrac12, \dots, \tfrac12), \qquad
@@ -83,7 +83,7 @@ class Kinds(pf.priors.VectorPrior, pf.priors.Hierarchical):
 # %% [markdown]
 # ## The fits
 #
-# First a model with its default prior, on short English sentences from Python's documentation. Its KL has a weight of
+# First a model with this prior, on short English sentences from Python's documentation. Its KL has a weight of
 # 0.001: at full weight, so small a model would not use its vectors at all, and if the vectors carry no information, the
 # prior makes no difference (see [03_della](03_della.ipynb)).
 #
