@@ -290,7 +290,7 @@ def test_delta_moves_inside_a_compiled_objective() -> None:
     model, guide = pair()
     objective = NVIB()(model, guide)
     assert isinstance(objective, Objective)
-    compiled = CompiledObjective(objective, backend="aot_eager")
+    compiled = CompiledObjective(objective, backend="eager")
     prior: Any = model.weight_prior
     values = []
     for delta in (0.3, 3.0):
