@@ -27,6 +27,7 @@ from pyroformer.inference.training.fit import fit
 from pyroformer.models.batch import EOS, Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.sequence.tokens import TokenVectorPrior
+from pyroformer.models.priors.vectors import GaussianVectorPrior
 from pyroformer.models.transformer.config import TransformerConfig
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=12, width=16, layers=1, heads=2, dropout=0.0)
@@ -34,9 +35,9 @@ RHO = 0.3
 BATCH = Batch.pad([[5, 6, 7, EOS], [9, EOS]])
 
 
-def pair(samples: int = 1, rho: float = RHO) -> tuple[NVAE, NVAEGuide]:
+def pair(samples: int = 1, rho: float = RHO, **options: Any) -> tuple[NVAE, NVAEGuide]:
     torch.manual_seed(0)
-    model = NVAE(CONFIG, presence=rho, samples_per_component=samples)
+    model = NVAE(CONFIG, presence=rho, samples_per_component=samples, **options)
     guide = NVAEGuide(model)
     for part in (model, guide):
         part.eval()
@@ -137,7 +138,7 @@ def test_an_absent_vector_changes_nothing() -> None:
 
 
 def test_the_published_regularizers_are_of_the_components_that_are_present() -> None:
-    model, guide = pair()
+    model, guide = pair(base_measure=GaussianVectorPrior(16, mean=0.3, variance=2.0))
     batch = Batch.pad([[5, 6, 7, EOS]])
     value = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0]])
     told = poutine.condition(guide, {"presence": value})  # type: ignore[arg-type]
@@ -145,7 +146,9 @@ def test_the_published_regularizers_are_of_the_components_that_are_present() -> 
     posterior, there = guide.encode(batch), value[0] > 0.5
     log_alpha, mean, variance = (part[0][there] for part in (posterior.log_alpha, posterior.mean, posterior.variance))
     weights = weight_regularizer(log_alpha.logsumexp(-1), math.log(1 + 0.3 * 2), 3)
-    vectors = vector_regularizer(log_alpha, mean, variance, torch.zeros(16), torch.ones(16), reduction="mean")
+    vectors = vector_regularizer(
+        log_alpha, mean, variance, torch.full((16,), 0.3), torch.full((16,), 2.0), reduction="mean"
+    )
     for site, expected in (("weights", weights), ("vectors", vectors)):
         torch.testing.assert_close(terms.penalty[site][0], 4 / 5 * expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(terms.penalty["presence"], terms.kl["presence"])

@@ -207,6 +207,7 @@ def test_a_model_without_text_is_an_error() -> None:
         ({"num_particles": 2.5}, "num_particles is 2.5: give a whole number, such as 2"),
         ({"kl_weights": {"z": -1.0}}, "the KL weight of 'z' is -1.0: give a finite number, 0 or more"),
         ({"kl_weights": {"z": torch.nan}}, "the KL weight of 'z' is nan: give a finite number, 0 or more"),
+        ({"kl_weights": {"z": math.inf}}, "the KL weight of 'z' is inf: give a finite number, 0 or more"),
         ({"kl_weights": {"z": "1"}}, "the KL weight of 'z' is '1', a str: give a number"),
     ],
 )

@@ -62,6 +62,7 @@ def test_the_weights_of_the_regularizers_are_options() -> None:
     options = TrainingOptions(lambda_d=0.5, lambda_g=0.02, beta=2.0)
     assert describe_objective(model, options)["kl_weights"] == {"weights": 1.0, "vectors": 0.04}
     assert describe_objective(model, TrainingOptions(lambda_d=0.0))["kl_weights"] == {"weights": 0.0, "vectors": 1e-3}
+    assert NVIB().kl_weights == {"weights": 1.0, "vectors": 1e-3}
     losses: list[Tensor] = []
     for objective in (
         make_objective(model, guide, options, 2),

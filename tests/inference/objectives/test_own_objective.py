@@ -123,13 +123,17 @@ def test_what_is_evaluated_reads_all_terms_as_training_does(corpus: Corpus, tmp_
     assert nats["objective"] == pytest.approx(expected + 2 * corpus.test.lengths.mean())
 
 
-@pytest.mark.parametrize(("name", "draws"), [("my_tempered.Several", 3), (PATH, 1)])
+@pytest.mark.parametrize(
+    ("name", "trained", "draws"),
+    [("my_tempered.Several", 3, 3), ("my_tempered.Several", 1, 1), ("iw", 3, 3), (PATH, 3, 2)],
+)
 def test_a_loss_that_may_depend_on_the_number_of_draws_keeps_that_of_training(
-    corpus: Corpus, name: str, draws: int
+    corpus: Corpus, name: str, trained: int, draws: int
 ) -> None:
-    options = TrainingOptions(objective=name, num_particles=3)
+    options = TrainingOptions(objective=name, num_particles=trained)
     described = describe_objective(pf.VAE.for_corpus(corpus, base_measure="gaussian", **SMALL), options)
-    assert held_out_objective(described, 1, 10, trust=["my_tempered"]).num_particles == draws
+    held_out = held_out_objective(described, 2, 10, trust=["my_tempered"])
+    assert (held_out.num_particles, held_out.data_size) == (draws, 10)
 
 
 def test_a_class_is_recorded_by_its_path(corpus: Corpus, tmp_path: Path) -> None:
