@@ -198,7 +198,7 @@ class NVAE(MixtureMemoryModel):
                 f"nvib_decoder_alpha is {alpha}, and no layer of the decoder attends to a mixture of its own: give "
                 "nvib_decoder_layers, or leave it out."
             )
-        over_mixtures = (options.get(name) or 0 for name in ("nvib_layers", "nvib_decoder_layers"))
+        over_mixtures = (options.get(name) for name in ("nvib_layers", "nvib_decoder_layers"))
         if all(layers == config.layers for layers in over_mixtures):  # no other layer reads the options
             check_softmax_only(config)
 

@@ -1,0 +1,70 @@
+"""The constructor of the NVAE: defaults of its priors, and priors that do not go together."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.lengths import LengthPrior
+from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
+from pyroformer.models.priors.weights import SymmetricDirichlet
+from pyroformer.models.transformer.config import TransformerConfig
+
+CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=2, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "concentration", "delta"),
+    [
+        ({}, 1.0, 0.3),
+        ({"delta": 0.0}, 1.0, 0.0),
+        ({"base_measure": "mixture", "delta": 0.5}, 1.0, 0.5),
+        ({"base_measure": "tokens"}, 3.0, 3.0),
+        ({"base_measure": "language_model", "delta": 0.5}, 3.0, 0.5),
+    ],
+)
+def test_the_concentration_of_the_weights(options: dict[str, Any], concentration: float, delta: float) -> None:
+    model = NVAE(CONFIG, nvib_layers=1, **options)
+    prior: Any = model.weight_prior
+    assert prior.concentration == concentration and prior.delta == torch.tensor(delta)
+    assert model.layer_weight_prior.delta == torch.tensor(delta)
+
+
+def test_latents_stand_in_the_order_of_the_story() -> None:
+    assert NVAE(CONFIG, nvib_layers=1, presence=0.5).latents == (
+        "presence",
+        "weights_2",
+        "vectors_2",
+        "weights",
+        "vectors",
+    )
+
+
+def test_a_prior_of_the_length_leaves_the_end_to_it() -> None:
+    model = NVAE(CONFIG, base_measure="tokens", length_prior=LengthPrior(8))
+    assert model.length_prior is not None and not model.base_measure.ends_texts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"weight_prior": SymmetricDirichlet(), "samples_per_component": 0},
+            "samples_per_component is 0: give a whole number of at least 1",
+        ),
+        ({"nvib_decoder_alpha": "cubic"}, "nvib_decoder_alpha is 'cubic': choose one of linear, relu, quadratic"),
+        ({"weight_prior": lambda mask: mask.float()}, "weight_prior <lambda> returned a Tensor: return a torch or"),
+        (
+            {"base_measure": AutoregressiveVectorPrior(16, heads=2, samples_per_component=2)},
+            "samples_per_component is 1, but 2 of base_measure: give both the same",
+        ),
+    ],
+)
+def test_models_that_cannot_be(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    make: Callable[..., object] = NVAE
+    with pytest.raises(ValueError, match=message):
+        make(CONFIG, **options)
