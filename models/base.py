@@ -141,7 +141,8 @@ class Model(Configurable, LocalModule):
         start: dict[str, Any] = {} if backbone is None else dict(backbone.sizes)
         if train == "lora":
             start["adapter_rank"] = ADAPTER_RANK
-        options = start | {name: value for name, value in options.items() if name in NETWORK}
+        own = {name: value for name, value in options.items() if name in NETWORK}
+        options = own | {name: value for name, value in start.items() if own.get(name) is None}
         texts = ("vocabulary", "max_length", "max_condition_length")
         sizes = {name: getattr(corpus, name) for name in texts} | cls.sizes[size]
         return TransformerConfig(**{**cls.network_defaults(options), **sizes, **options})

@@ -197,7 +197,7 @@ class DELLA(Model):
         condition = Context(condition_tokens=batch.condition_tokens, condition_mask=batch.condition_mask)
         tokens = F.pad(batch.condition_tokens, (1, 0), value=self.config.bos)
         present = F.pad(condition.present, (1, 0), value=True)
-        place = (present.long().cumsum(-1) - 1).clamp(min=0)  # right for padding on either side
+        place = present.long().cumsum(-1) - 1  # right for padding on either side
         encodings: list[Tensor] = self.condition_encoder(tokens, present, place)
         return encodings
 

@@ -17,7 +17,7 @@ from ...models.utils.choices import check_choice
 from ...models.utils.precision import at_least_float32
 from ...models.utils.seeding import forked_rng
 from ..options import TrainingOptions
-from .description import check_no_kl_options, check_particles
+from .description import check_no_kl_options
 from .elbo import ELBO
 from .traces import Site
 
@@ -88,7 +88,6 @@ class NVIB(ELBO):
                 f"the objective {cls.name} is about weights and vectors, and the latents of {type(model).__name__} are "
                 f"{', '.join(model.latents) or 'none'}: choose the objective elbo."
             )
-        check_particles(options, model)
         base = getattr(model, "base_measure", None)
         if isinstance(base, SequencePrior):
             raise ValueError(
@@ -156,11 +155,11 @@ class NVIB(ELBO):
         counted = {}
         for names in MixtureNames.all_in(sites, "weights"):
             q, _ = _compared(names.weights, sites, posterior)
-            by_presence = names.stack == "text" and "presence" in posterior
-            if not isinstance(q, LogDirichlet) or q.present is None or by_presence:
+            if names.stack == "text" and "presence" in posterior:
                 continue
-            each = q.present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
-            kept = kept_components(q.log_concentration, q.present, each[..., None]).sum(-1)
+            present = _present(q)
+            each = present.sum(-1) // (sites["length"]["value"] + 1)  # components of the prior, and of each token
+            kept = kept_components(q.log_concentration, present, each[..., None]).sum(-1)
             counted[names.kept] = (kept / each.clamp(min=1) - 1).float()
         return counted | super().counts(sites, posterior)
 
@@ -181,9 +180,11 @@ def _compared(name: str, sites: dict[str, Site], posterior: dict[str, Site]) -> 
 
 def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple[Tensor, Tensor]:
     """The penalties on the weights and on the vectors of a mixture."""
-    if not isinstance(prior, LogDirichlet):
-        raise ValueError(f"the nvib objective needs Dirichlet weights, not {type(prior).__name__}: take the ELBO.")
-    log_alpha, mask = posterior.log_concentration, posterior.present
+    for weights in (posterior, prior):
+        if not isinstance(weights, LogDirichlet):
+            kind = type(weights).__name__
+            raise ValueError(f"the nvib objective needs Dirichlet weights, not {kind}: take the ELBO.")
+    log_alpha, mask = posterior.log_concentration, _present(posterior)
     log_prior0 = torch.logsumexp(prior.log_concentration.masked_fill(~mask, -torch.inf), -1)
     log_alpha0 = torch.logsumexp(log_alpha.masked_fill(~mask, -torch.inf), -1)
     of_vectors = vector_regularizer(
@@ -196,6 +197,13 @@ def _regularizers(posterior: Any, prior: Any, gaussian: Any, base: Any) -> tuple
         reduction="mean",
     )
     return weight_regularizer(log_alpha0, log_prior0, mask.sum(-1)), of_vectors
+
+
+def _present(weights: LogDirichlet) -> Bool[Tensor, "*batch N"]:
+    """True for the components that exist; without a mask, all."""
+    if weights.present is None:
+        return torch.ones_like(weights.log_concentration, dtype=torch.bool)
+    return weights.present
 
 
 def _check_dirichlet(model: Model, name: str) -> None:

@@ -122,7 +122,7 @@ def test_the_joint_density_by_hand(structure: Structure, first_prior: str, condi
     ("options", "names", "size"),
     [
         ({}, ("z_1", "z_2", "z_3"), 4),
-        ({"first_layer": 2}, ("z_2", "z_3"), 4),
+        ({"first_layer": 2, "latent_prior": LinearGaussian(4, 4, 2)}, ("z_2", "z_3"), 4),
         ({"last_layer": 2, "structure": "independent"}, ("z_1", "z_2"), 4),
         ({"first_layer": 3, "last_layer": 3}, ("z_3",), 4),
         ({"structure": "single"}, ("z",), 12),
@@ -135,6 +135,10 @@ def test_sites_stand_in_the_order_of_the_layers(options: dict[str, Any], names: 
     sites = [name for name, site in trace.nodes.items() if site["type"] == "sample" and name != "texts"]
     assert tuple(sites) == (*names, "text") == (*model.latents, "text")
     assert all(trace.nodes[name]["value"].shape == (3, size) for name in names)
+    summary = size if model.structure == "chain" else 0
+    assert model.prior_sizes == {"latent_size": size, "summary_size": summary, "layers": len(names)}
+    if model.structure == "single":
+        assert model.layers == (2,), "it depends on the highest encoding of the text"
 
 
 def test_every_prior_is_standard_normal_at_the_start() -> None:
@@ -179,6 +183,9 @@ def test_particles_broadcast_over_texts() -> None:
         alone = run(model, ANSWERS, latents[s])
         for name in (*model.latents, "text"):
             close(together.nodes[name]["log_prob"][s], alone.nodes[name]["log_prob"], atol=1e-4)
+    known = {name: latents[0 if number == 0 else slice(None), :, number] for number, name in enumerate(model.latents)}
+    mixed = poutine.trace(poutine.condition(model, data=known)).get_trace(ANSWERS)
+    assert mixed.nodes["text"]["fn"].batch_shape == (5, 3), "the lowest latent is the same for all particles"
 
 
 # --- where latents enter ----------------------------------------------------------------------------------------------
@@ -290,6 +297,14 @@ def test_a_condition_without_a_mask_is_there_everywhere() -> None:
     expected, actual = run(model, batch, latents), run(model, batch._replace(condition_mask=None), latents)
     for name in (*model.latents, "text"):
         close(actual.nodes[name]["log_prob"], expected.nodes[name]["log_prob"])
+
+
+def test_between_two_texts_the_condition_is_that_of_the_first() -> None:
+    model = build(TOLD)
+    ends = [model.context(latents_for(model), batch) for batch in (ANSWERS, ANSWERS._replace(condition_mask=None))]
+    between = model.interpolate(*ends, 0.25)
+    assert between.condition_tokens is ANSWERS.condition_tokens and between.condition_mask is ANSWERS.condition_mask
+    close(between.latents, 0.75 * ends[0].latents + 0.25 * ends[1].latents)  # type: ignore[arg-type, operator]
 
 
 def test_answers_are_drawn_as_likely_as_they_are() -> None:

@@ -12,6 +12,7 @@ from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
 from pyroformer.models.priors.weights import SymmetricDirichlet
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=2, heads=2)
 
@@ -41,6 +42,11 @@ def test_latents_stand_in_the_order_of_the_story() -> None:
         "weights",
         "vectors",
     )
+
+
+def test_weights_count_where_the_vector_of_a_place_is_read() -> None:
+    readers: list[Any] = [cls(CONFIG, base_measure="language_model").decoder.reader for cls in (NVAE, VAE)]
+    assert [reader.weighted for reader in readers] == [True, False]
 
 
 def test_a_prior_of_the_length_leaves_the_end_to_it() -> None:

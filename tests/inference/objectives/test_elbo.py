@@ -137,7 +137,10 @@ def test_texts_count_by_their_weights_and_only_the_objective_has_a_gradient() ->
     expected = -(batch.weight * seeded(objective.terms, batch).bound).sum()
     for loss in (losses["objective"], losses["bound"], seeded(objective, batch)):
         torch.testing.assert_close(loss, expected)
-    assert seeded(ELBO().loss, objective.model, objective.guide, batch) == pytest.approx(float(expected.detach()))
+    for number in (ELBO().loss, ELBO().loss_and_grads):
+        assert seeded(number, objective.model, objective.guide, batch) == pytest.approx(float(expected.detach()))
+    gradients = torch.autograd.grad(expected, [*objective.guide.parameters()])
+    torch.testing.assert_close([p.grad for p in objective.guide.parameters()], [*gradients])
 
 
 class Wide(dist.Normal):

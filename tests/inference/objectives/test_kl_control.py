@@ -238,6 +238,12 @@ def test_plates_inside_a_text_are_summed_over_and_dimensions_are_not() -> None:
     torch.testing.assert_close(terms.penalty["z_1"], 2 * DATA.view(3, 2, 2).square().sum(1))
 
 
+def test_an_observed_site_is_charged_as_a_whole() -> None:
+    options: list[Any] = ["layer", "dimension"]
+    whole, by_dim = (loss(ELBO(free_bits=FreeBits(1.0, ("length",), per)), Chain(), Posterior()) for per in options)
+    assert torch.equal(whole, by_dim)
+
+
 def test_particles_are_averaged_before_the_hinge() -> None:
     terms = ELBO(num_particles=3, free_bits=FreeBits(0.1, SITES, "dimension")).terms(Chain(), Posterior(), DATA)
     assert terms.penalty["z_2"].shape == (3, 2)
@@ -251,6 +257,10 @@ def test_particles_are_averaged_before_the_hinge() -> None:
         (lambda: FreeBits(1.0, SITES, "text"), "per is 'text': choose one of dimension, layer, total"),  # type: ignore[arg-type]
         (
             lambda: loss(ELBO(free_bits=FreeBits(1.0, ("z_3",))), Chain(), Posterior()),
+            "free bits name the site 'z_3', but the model has only length, z_1, z_2: name its latent sites",
+        ),
+        (
+            lambda: loss(ELBO(free_bits=FreeBits(1.0, ("z_3",), "dimension")), Chain(), Posterior()),
             "free bits name the site 'z_3', but the model has only length, z_1, z_2: name its latent sites",
         ),
         (
@@ -402,11 +412,12 @@ def test_weighing_draws_leaves_no_kl_to_control(options: dict[str, Any], message
         describe_objective(Chain(), TrainingOptions(objective="iw", **options))
 
 
-def test_draws_need_latents(corpus: Corpus) -> None:
+@pytest.mark.parametrize("objective", ["elbo", "iw"])
+def test_draws_need_latents(corpus: Corpus, objective: str) -> None:
     lm = LanguageModel.for_corpus(corpus, width=8, layers=1, heads=2)
     message = "num_particles is 4, a number of draws of latents, and LanguageModel has none"
     with pytest.raises(ValueError, match=message):
-        describe_objective(lm, TrainingOptions(num_particles=4))
+        describe_objective(lm, TrainingOptions(objective=objective, num_particles=4))
 
 
 @pytest.mark.parametrize("options", [{"free_bits": 1.0}, {"target_kl": 1.0}, {"kl_reduction": "mean"}])

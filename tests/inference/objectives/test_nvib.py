@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import mpmath as mp
+import pyro
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
-from pyroformer.inference.objectives.nvib import vector_regularizer, weight_regularizer
+from pyroformer.inference.objectives.nvib import NVIB, vector_regularizer, weight_regularizer
 from pyroformer.inference.objectives.registry import describe_objective
 from pyroformer.inference.options import TrainingOptions
 from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
+from pyroformer.models.distributions.log_dirichlet import LogDirichlet
 from pyroformer.models.distributions.log_dirichlet_math import dirichlet_kl, sample_log_dirichlet
 from pyroformer.models.language_model import LanguageModel
-from pyroformer.models.priors.weights import conditional_concentration
+from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.weights import GEM, GammaDirichletProcess, conditional_concentration
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.vae import VAE
 
@@ -168,6 +171,46 @@ def test_compiles_into_one_graph() -> None:
 
     arguments = torch.randn(2, 5), torch.randn(2, 5, 3), torch.tensor([[True] * 5, [True, True, True, False, False]])
     torch.testing.assert_close(torch.compile(both, fullgraph=True, backend="aot_eager")(*arguments), both(*arguments))
+
+
+def sites(weights: Any) -> dict[str, Any]:
+    """Sites of two texts of two tokens, with these weights."""
+    vectors = pyro.distributions.Normal(torch.zeros(2, 3, 4), 1.0).to_event(2)
+    return {"length": {"value": torch.tensor([2, 2])}, "weights": {"fn": weights}, "vectors": {"fn": vectors}}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_weights_on_both_sides_are_dirichlet_and_need_no_mask(side: int) -> None:
+    log_alpha, kl, every = torch.randn(2, 3), {"vectors": torch.zeros(2)}, torch.ones(2, 3, dtype=torch.bool)
+    pair = [sites(LogDirichlet(log_alpha * factor, every)) for factor in (1, 2)]
+    expected = NVIB().penalties(kl, *pair), NVIB().counts(*pair)
+    pair[side] = sites(LogDirichlet(log_alpha * (side + 1)))
+    torch.testing.assert_close((NVIB().penalties(kl, *pair), NVIB().counts(*pair)), expected)
+    pair[side] = sites(GEM(1.0)(every))
+    with pytest.raises(
+        ValueError, match="the nvib objective needs Dirichlet weights, not LogStickBreaking: take the E"
+    ):
+        NVIB().penalties(kl, *pair)
+    with pytest.raises(ValueError, match="the nvib objective needs an NVAE: the model has no site 'vectors'"):
+        NVIB().penalties(kl, {name: site for name, site in pair[0].items() if name != "vectors"}, pair[1])
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    x = {name: value.bfloat16() for name, value in TestVectors().arguments(2).items()}
+    expected = vector_regularizer(**{name: value.float() for name, value in x.items()})
+    torch.testing.assert_close(vector_regularizer(**x), expected)
+    total = x["log_alpha"].logsumexp(-1)
+    torch.testing.assert_close(weight_regularizer(total, 0.5, 5), weight_regularizer(total.float(), 0.5, 5))
+
+
+def test_a_check_draws_nothing_from_the_generator() -> None:
+    model = NVAE(
+        TransformerConfig(vocabulary=20, max_length=8, width=16, heads=2), weight_prior=GammaDirichletProcess()
+    )
+    before = torch.get_rng_state()
+    described = describe_objective(model, TrainingOptions(objective="nvib", num_particles=2))
+    assert torch.equal(torch.get_rng_state(), before) and described["num_particles"] == 2
+    assert NVIB.remarks(described) == []
 
 
 @pytest.mark.parametrize(
