@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 import pyroformer as pf
 from pyroformer.inference.cli.options.short_options import with_default_prior
@@ -37,6 +38,16 @@ def test_for_corpus_has_the_prior_of_the_command_line(
     if "base_measure" not in given:
         on_the_command_line = with_default_prior(name, False, given, {}, {})
         assert on_the_command_line["base_measure"] == {"class_path": public_path(NAMED[expected])}
+
+
+def test_the_prior_of_the_length_is_given_or_that_of_the_texts_or_of_vectors_that_end_them() -> None:
+    ends = pf.priors.TokenVectorPrior(16, CORPUS.vocabulary, samples_per_component=0, eos=2)
+    assert pf.VAE.for_corpus(CORPUS, **SIZES, base_measure=ends).length_prior is None
+    given, of_texts = pf.priors.LengthPrior(32), pf.priors.LengthPrior.fit(CORPUS.train.lengths, 32)
+    sizes: dict[str, Any] = SIZES | {"base_measure": "gaussian"}
+    assert pf.VAE.for_corpus(CORPUS, **sizes, length_prior=given).length_prior is given
+    found: Any = pf.VAE.for_corpus(CORPUS, **sizes).length_prior
+    torch.testing.assert_close(found.log_probabilities, of_texts.log_probabilities)
 
 
 @pytest.mark.parametrize("options", [{}, {"base_measure": "tokens"}, {"base_measure": "gaussian"}])

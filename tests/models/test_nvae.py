@@ -1,17 +1,22 @@
 """The constructor of the NVAE: defaults of its priors, and priors that do not go together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
 import pytest
 import torch
 
+from pyroformer.models.attention.mixture import Mixture
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
+from pyroformer.models.priors.sequence.language_model import LanguageModelVectorPrior
 from pyroformer.models.priors.weights import SymmetricDirichlet
+from pyroformer.models.transformer.blocks import cross_attention_of
 from pyroformer.models.transformer.config import TransformerConfig
+from pyroformer.models.transformer.memory import Context
 from pyroformer.models.vae import VAE
 
 CONFIG = TransformerConfig(vocabulary=30, max_length=8, width=16, layers=2, heads=2)
@@ -47,6 +52,28 @@ def test_latents_stand_in_the_order_of_the_story() -> None:
 def test_weights_count_where_the_vector_of_a_place_is_read() -> None:
     readers: list[Any] = [cls(CONFIG, base_measure="language_model").decoder.reader for cls in (NVAE, VAE)]
     assert [reader.weighted for reader in readers] == [True, False]
+    longer: Any = NVAE(CONFIG, base_measure=LanguageModelVectorPrior(replace(CONFIG, max_length=12))).decoder.reader
+    assert (readers[0].max_length, longer.max_length) == (8, 12), "places are encoded as the prior does"
+
+
+@pytest.mark.parametrize(("prior", "share"), [("tokens", 1.0), ("language_model", 0.0)])
+def test_cross_attention_starts_by_adding_the_vector_that_it_reads_or_nothing(prior: str, share: float) -> None:
+    vector = torch.randn(1, 1, 16)
+    for block in NVAE(CONFIG, base_measure=prior).decoder.blocks:
+        read = cross_attention_of(block)(torch.randn(1, 3, 16), Mixture(torch.zeros(1, 1), vector))
+        torch.testing.assert_close(read, share * vector.expand(1, 3, 16))
+
+
+def test_odds_of_presence_are_in_float32_at_least() -> None:
+    prior = NVAE(CONFIG, presence=0.4).bfloat16().presence_prior(torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(prior.mean[1:], torch.full((2,), 0.4), rtol=1e-3, atol=0)
+
+
+def test_between_two_texts_there_are_mixtures_alone() -> None:
+    model, mixture = NVAE(CONFIG), Mixture(torch.zeros(1, 2), torch.zeros(1, 2, 16))
+    for ends in ((mixture, Context(torch.zeros(1, 1, 16))), (Context(torch.zeros(1, 1, 16)), mixture)):
+        with pytest.raises(ValueError, match="the memory is a Context, but the decoder attends to a Mixture: give one"):
+            model.interpolate(*ends, 0.5)
 
 
 def test_a_prior_of_the_length_leaves_the_end_to_it() -> None:

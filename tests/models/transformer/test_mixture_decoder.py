@@ -321,9 +321,11 @@ def test_rotary_positions_are_refused() -> None:
         NVAE(config, nvib_decoder_layers=1)
 
 
-def test_layers_of_unobserved_texts_are_refused() -> None:
+def test_layers_are_those_of_given_texts() -> None:
     model, guide = pair()
     memory = guide.encode(BATCH).memory()
+    for layer in model.decoder_layers(memory, BATCH).values():
+        assert layer.mask.sum(-1).tolist() == (BATCH.lengths + 1).tolist()
     with pytest.raises(ValueError, match="the batch is unobserved"):
         model.decoder_layers(memory, Batch.unobserved(3))
 
