@@ -7,8 +7,10 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from pyro import poutine
 
 from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.batch import Batch
 from pyroformer.models.nvae import NVAE
 from pyroformer.models.priors.lengths import LengthPrior
 from pyroformer.models.priors.sequence.autoregressive import AutoregressiveVectorPrior
@@ -62,6 +64,16 @@ def test_cross_attention_starts_by_adding_the_vector_that_it_reads_or_nothing(pr
     for block in NVAE(CONFIG, base_measure=prior).decoder.blocks:
         read = cross_attention_of(block)(torch.randn(1, 3, 16), Mixture(torch.zeros(1, 1), vector))
         torch.testing.assert_close(read, share * vector.expand(1, 3, 16))
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "tokens"])
+def test_as_many_vectors_are_drawn_as_the_longest_text_may_need(prior: str) -> None:
+    nodes = poutine.trace(NVAE(CONFIG, base_measure=prior)).get_trace(Batch.unobserved(1)).nodes
+    vectors, length = nodes["vectors"]["value"], int(nodes["length"]["value"])
+    if prior == "tokens":  # they are drawn first, and say where the text ends
+        assert vectors.shape == (1, 9, 16) and vectors.any(-1).all()
+    else:
+        assert vectors.shape == (1, length + 1, 16) and length < 8
 
 
 def test_odds_of_presence_are_in_float32_at_least() -> None:
