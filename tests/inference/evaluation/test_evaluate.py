@@ -248,12 +248,19 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
     assert batch.tokens is not None and batch.mask is not None
     memory = nvae.encode(SOME[:3]).memory()
     nvae.model.eval()
-    weights = cross_attention(decoder, batch.tokens, memory)
+    weights, inputs = cross_attention(decoder, batch.tokens, memory), []
+    hooks = [b.cross.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for b in decoder.blocks]
+    decoder(batch.tokens, memory)
+    for block, hook, x, each in zip(decoder.blocks, hooks, inputs, weights, strict=True):
+        torch.testing.assert_close(each, block.cross.attention_weights(x, memory))
+        hook.remove()
     assert weights.shape == (2, 3, 2, batch.tokens.shape[1], memory.components)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     shares = attention_shares(decoder, batch.tokens, batch.mask, memory)
     assert memory.mask is not None and not shares[~memory.mask].any()
     torch.testing.assert_close(shares.sum(-1), torch.ones(3))
+    expected = torch.stack([each[:n].mean(0) for each, n in zip(weights.mean((0, 2)), batch.lengths, strict=True)])
+    torch.testing.assert_close(shares, expected)
 
 
 @pytest.mark.parametrize(

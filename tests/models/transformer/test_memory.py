@@ -124,6 +124,16 @@ def test_stacked_texts_get_the_hidden_states_of_each_alone() -> None:
         torch.testing.assert_close(together[i : i + 1], decoder(tokens[i : i + 1], alone), atol=1e-5, rtol=0)
 
 
+def test_a_condition_alone_stands_before_the_text() -> None:
+    config = TransformerConfig(vocabulary=30, max_length=6, width=16, layers=2, heads=2, max_condition_length=3)
+    decoder, tokens = Decoder(config).eval(), torch.randint(3, 30, (2, 6))
+    before = torch.cat([CONDITION, torch.full((2, 1), config.bos), tokens[:, :-1]], 1)
+    mask = torch.cat([CONDITION != PAD, torch.ones_like(tokens, dtype=torch.bool)], 1)
+    expected = decoder.step(before, decoder.cache((2,), 9), mask)[:, 3:]
+    hidden = decoder(tokens, Context(condition_tokens=CONDITION, condition_mask=CONDITION != PAD))
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=0)
+
+
 def test_an_empty_context_is_refused() -> None:
     with pytest.raises(ValueError, match="the context is empty: give latents or a condition, or no context at all"):
         Context()

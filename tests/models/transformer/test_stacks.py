@@ -86,6 +86,8 @@ def test_encoder_ignores_padding(config: TransformerConfig) -> None:
         alone = encoder(tokens[i : i + 1, :length])[0]
         torch.testing.assert_close(together[i, :length], alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(junk[i, :length], alone, atol=1e-5, rtol=0)
+        copies = encoder(*(part[i : i + 1].expand(2, -1) for part in (tokens, mask)))
+        torch.testing.assert_close(copies[:, :length], alone.expand(2, -1, -1), atol=1e-5, rtol=0)
 
 
 def test_encoder_sees_both_sides() -> None:
@@ -137,6 +139,8 @@ def test_memory_with_particles(form: Any) -> None:
     memory = mixture(4, 3, variances=torch.rand(4, 3, 5, 1), mask=torch.rand(4, 3, 5) < 0.7)
     together = decoder(tokens, memory, form)
     assert together.shape == (4, 3, 6, 32)
+    other = decoder(tokens, memory, {"exact": "published", "published": "exact"}[form])
+    assert not torch.allclose(together, other, atol=1e-4)
     assert memory.mask is not None and isinstance(memory.variances, Tensor)
     for s in range(4):
         one = Mixture(memory.log_weights[s], memory.means[s], memory.variances[s], memory.mask[s])
