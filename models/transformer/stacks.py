@@ -303,7 +303,7 @@ class Decoder(nn.Module):
         if not isinstance(memory, Mixture):
             return F.pad(x, (0, self.reader.codebook.shape[-1] + 1))
         read = self.reader(place, memory)
-        return torch.cat([x.to(read.dtype), read], -1)
+        return torch.cat([x, read], -1)
 
     def _shifted(self, kind: FusionKind, x: Tensor, latents: Tensor | None) -> Tensor:
         """Hidden states with the latents added, if the fusion is of this kind."""
