@@ -1,12 +1,16 @@
 """Memories of a decoder: their batch shapes, flattened and stacked; absent parts stay absent."""
 
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.mixture import Mixture
+from pyroformer.models.attention.variances import SharedVariances
 from pyroformer.models.batch import PAD, Batch
 from pyroformer.models.transformer.config import TransformerConfig
 from pyroformer.models.transformer.fusion import Fusion
@@ -76,6 +80,25 @@ def test_flat_mixtures() -> None:
         assert torch.equal(rows.means[row], mixture.means[s, 0])
         assert torch.equal(rows.log_weights[row], mixture.log_weights[text])
         assert torch.equal(rows.mask[row], mixture.mask[text])
+    assert rows.variances is mixture.variances, "of all texts"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"variances": SharedVariances(torch.rand(2, 6), torch.randint(2, (2, 5)))},
+        {"variances": torch.rand(7, 1, 5, 6), "values": torch.randn(2, 5, 6), "value_variances": torch.rand(5, 6)},
+        {"log_weights": torch.randn(5), "means": torch.randn(2, 5, 6)},
+        {"means": torch.randn(2, 5, 6)},
+    ],
+    ids=["shared variances", "values", "weights of all", "a text each"],
+)
+def test_flat_mixtures_are_attended_to_as_before(parts: dict[str, Any]) -> None:
+    mixture = Mixture(**{"log_weights": torch.randn(2, 5), "means": torch.randn(7, 1, 5, 6)} | parts)
+    rows, queries = flat(mixture, (7, 2)), torch.randn(7, 2, 3, 6)
+    assert isinstance(rows, Mixture) and rows.value_variances is None, "decoders use posterior means only"
+    expected = attend(queries, replace(mixture, value_variances=None)).flatten(0, 1)
+    torch.testing.assert_close(attend(queries.flatten(0, 1), rows), expected)
 
 
 def test_a_condition_without_a_mask_is_there_everywhere() -> None:
