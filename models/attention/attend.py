@@ -189,7 +189,9 @@ def _mean(queries: Tensor, terms: Natural, attention: _Attention) -> Tensor:
     answer = terms.values.shape[-1]
     if terms.response is None:
         return _average(queries, terms, terms.values, attention)
-    averages = _average(queries, terms, torch.cat([terms.values, terms.response.coefficients], -1), attention)
+    columns = terms.values, terms.response.coefficients
+    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in columns))  # weights and variances may be of all texts
+    averages = _average(queries, terms, torch.cat([part.expand(*batch, -1) for part in columns], -1), attention)
     return averages[..., :answer] + terms.response.basis.combine(averages[..., answer:]) * queries
 
 

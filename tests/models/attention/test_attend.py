@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from itertools import product
 from typing import Any
 
 import jaxtyping
@@ -16,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pyroformer.models.attention.attend import attend
 from pyroformer.models.attention.bayes_rule import evidence, posterior_mean, posterior_variance, responsibilities
+from pyroformer.models.attention.components import expanded
 from pyroformer.models.attention.kernel.head_projection import lifted_forms
 from pyroformer.models.attention.kernel.natural_parameters import Basis
 from pyroformer.models.attention.kernel.packed import pack_keys, pack_queries, packed_width
@@ -313,6 +315,19 @@ def test_leading_dimensions_broadcast(kind: str) -> None:
     single = replace(one, log_weights=one.log_weights[0], means=one.means[0], variances=None, mask=None)
     assert_close(layer(x[0, 0], single), layer(x[:1, 0], single)[0])
     assert_close(attend(x[0, 0], single), posterior_mean(x[0, 0], single))
+
+
+@pytest.mark.parametrize("returns", EXPLICIT)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_means_and_variances_may_be_of_all_texts(kind: str, returns: Any) -> None:
+    x = torch.randn(4, BATCH, COMPONENTS, WIDTH, dtype=torch.double)
+    for few, many in product([(), (BATCH,)], repeat=2):
+        weights, means, variances = (draw(kind, batch=batch) for batch in (few, many, (4, 1)))
+        for mixture in (replace(means, log_weights=weights.log_weights), replace(variances, means=means.means)):
+            whole = expanded(mixture)
+            assert_close(attend(x, mixture, returns=returns), EXPLICIT[returns](x, whole))
+            causal = attend(x, mixture, returns=returns, causal=True)
+            assert_close(causal, attend(x, whole, returns=returns, causal=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
