@@ -76,6 +76,18 @@ def test_numbers_of_classes_become_their_names(tmp_path: Path) -> None:
     data.to_parquet(str(tmp_path / "a.parquet"))
     names = ["in", "out", "in", "out", "in", "-1"]
     assert read_file(tmp_path / "a.parquet", condition="label")[0] == list(zip(names, TEXTS, strict=True))
+    with pytest.raises(ValueError, match=r"row 0 \(from 0\) of .* holds 0 as 'label': it must be a text"):
+        read_file(tmp_path / "a.parquet", "label")
+
+
+@pytest.mark.parametrize(
+    ("noted", "first"),
+    [('{"info": {"features": {"label": {"names": ["in", "out"]}}}}', "in"), ('{"info": null}', "0"), ("{", "0")],
+)
+def test_numbers_without_a_name_stay_numbers(noted: str, first: str, tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "label": [0, 2]}).replace_schema_metadata({"huggingface": noted})
+    path = write(tmp_path / "a.arrow", table)
+    assert read_file(path, condition="label") == ([(first, "a"), ("2", "b")], 0)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +96,7 @@ def test_numbers_of_classes_become_their_names(tmp_path: Path) -> None:
         ({"a": ["x"], "b": ["y"]}, None, None, "a.parquet has the columns 'a', 'b': name the one with the texts as"),
         ({"a": ["x"], "b": ["y"]}, "body", None, "a.parquet has no column 'body' but 'a', 'b': give the name of one"),
         ({"a": ["x"], "b": ["y"]}, 2, None, "a.parquet has no column 2 but 'a', 'b'"),
+        ({}, "a", None, "a.parquet has no column 'a' but none: give the name of one"),
         ({"a": ["x"]}, None, "a", "a.parquet has no column for texts: name the one with the texts"),
         ({"a": ["x"]}, "a", "a", "the condition and the text of .*a.parquet are both 'a': name two different fields"),
         ({"text": ["x", "y"], "n": [1, 2.5]}, "n", None, r"row 0 \(from 0\) of .*a.parquet holds 1.0 as 'n': it must"),
@@ -120,6 +133,34 @@ def test_bytes_that_are_not_utf_8(tmp_path: Path) -> None:
     data = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
     with pytest.raises(ValueError, match="a.arrow is no whole .arrow file .*(UTF8|utf-8)"):
         read_file(write(tmp_path / "a.arrow", pa.table({"text": data})))
+
+
+def test_offsets_that_point_anywhere(tmp_path: Path) -> None:
+    offsets, text = pa.array([0, 9, 2, 5], pa.int32()).buffers()[1], pa.py_buffer(b"abcde")
+    data = pa.Array.from_buffers(pa.string(), 3, [None, offsets, text])
+    with pytest.raises(ValueError, match="a.arrow is no whole .arrow file .*[Oo]ffset"):
+        read_file(write(tmp_path / "a.arrow", pa.table({"text": data})))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), r"a.parquet is no whole .parquet file \(out of memory\)"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), r"a.parquet is no whole .parquet file \('utf-8' codec"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_errors_of_the_system_are_told_from_damage(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(file: object) -> None:
+        raise error
+
+    monkeypatch.setattr(columns, "_parquet", failing)
+    (tmp_path / "a.parquet").touch()
+    with (tmp_path / "a.parquet").open("rb") as file:
+        with pytest.raises(OSError if isinstance(error, OSError) else ValueError, match=message):
+            list(columns.read_columns(file, tmp_path / "a.parquet", (None,)))
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.txt.zst"])
