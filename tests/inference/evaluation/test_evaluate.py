@@ -267,7 +267,9 @@ def test_attention_is_shared_among_the_components_there_are(nvae: Run) -> None:
     ("options", "message"),
     [
         ({"num_particles": 0}, "num_particles is 0: give a positive whole number"),
-        ({"limit": 0}, "limit is 0"),
+        ({"limit": 0}, r"limit is 0: give a positive whole number\.$"),
+        ({"samples": 1}, "samples is 1: give 0 for none, or at least 2"),
+        ({"samples": -1}, "samples is -1: give 0 for none, or at least 2"),
         ({"batch_size": -1}, "batch_size is -1"),
         (
             {"reconstructions": 0},

@@ -248,6 +248,12 @@ def test_a_line_without_end(ending: str, tmp_path: Path, monkeypatch: pytest.Mon
         read_file(write(tmp_path / f"a{ending}", "x" * (2**20 + 2**11)))
 
 
+def test_a_text_may_be_missing_and_a_condition_may_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": null, "label": ""}\n{"text": "", "label": null}')
+    with pytest.raises(ValueError, match=r"line 2 of .*a.jsonl holds null as 'label': it must be a text"):
+        read_file(path, condition="label")
+
+
 def test_splits_with_names_in_capitals(tmp_path: Path) -> None:
     write(tmp_path / "Train.txt", "a\nb")
     write(tmp_path / "DEV.JSON.GZ", '["c"]')
