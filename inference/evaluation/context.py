@@ -286,8 +286,8 @@ def importance_draws(num_particles: int) -> list[int]:
     """The numbers of draws of importance-weighted bounds: at most three, in steps of four, up to the largest.
 
     Examples:
-        >>> importance_draws(64), importance_draws(50), importance_draws(1)
-        ([4, 16, 64], [4, 16, 50], [1])
+        >>> importance_draws(64), importance_draws(100), importance_draws(1)
+        ([4, 16, 64], [16, 64, 100], [1])
     """
     fewer = [4**power for power in range(1, 16) if 4**power < num_particles]
     return [*fewer[-2:], num_particles]

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -184,7 +185,7 @@ def test_bounds_of_single_texts(nvae: Run) -> None:
     assert bounds.shape == (7,) and bounds.dtype == torch.float64 and bounds.isfinite().all()
     assert nvae.bound(SOME[0], num_particles=2).shape == (1,)
     assert torch.equal(bounds, nvae.bound(SOME, num_particles=2))
-    assert nvae.bound([]).shape == (0,)
+    assert nvae.bound([]).shape == (0,) and nvae.bound([]).dtype == torch.float64
 
 
 def test_the_bound_of_a_text_does_not_depend_on_its_company(nvae: Run) -> None:
@@ -290,6 +291,16 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_a_bound_and_a_rate_need_no_reconstructions_and_compare_no_texts(nvae: Run) -> None:
     assert not {"reconstructions", "compared"} & set(nvae.evaluate(SOME, metrics=["bound", "rate"]).about)
+
+
+def test_texts_are_given_or_a_split(lm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = [lm.evaluate(*texts, metrics=["bound"], limit=2).about for texts in ((), (SOME[0],))]
+    assert [(part["texts"], part["split"]) for part in about] == [(2, "test"), (1, None)]
+    assert text_bounds(lm, SOME[:1], 0).shape == (1,), "a number of draws is not read where nothing is drawn"
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users have it
+    split: Any = "dev"
+    with pytest.raises(ValueError, match="there is no split 'dev': give train, valid, test"):
+        lm.evaluate(split=split)
 
 
 def test_there_must_be_texts_and_batches(lm: Run) -> None:

@@ -121,6 +121,38 @@ def test_columns_are_in_the_order_of_the_texts(nvae: Run) -> None:
     assert evaluations[0]["parts_first"] == evaluations[1]["parts_first"]
 
 
+class Exact(Metric):
+    name, label = "exact", "a number that float32 has not"
+
+    def measure(self, context: BatchContext) -> Tensor:
+        return torch.full_like(context.tokens[:, 0], 2**24 + 1)
+
+
+class Sometimes(Metric):
+    name, label = "sometimes", "of some batches"
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def measure(self, context: BatchContext) -> Measured:
+        self.batches += 1
+        return torch.ones(len(context.tokens)) if self.batches < 3 else None
+
+
+class Drawn(Metric):
+    name, label = "drawn", "drawn"
+
+    def measure(self, context: BatchContext) -> Tensor:
+        return torch.rand(len(context.tokens))
+
+
+def test_columns_are_in_float64_of_all_batches_and_of_the_seed(nvae: Run) -> None:
+    found = nvae.evaluate(SOME, metrics=[Exact(), Sometimes(), Drawn()], batch_size=3)
+    assert list(found) == ["exact", "drawn"] and found["exact"].value == 2**24 + 1
+    same, other = (nvae.evaluate(SOME, metrics=[Drawn()], batch_size=3, seed=seed)["drawn"] for seed in (0, 1))
+    assert found["drawn"] == same != other
+
+
 @pytest.mark.parametrize("name", ["importance_weighted", "accuracy_sampled", "kept_attention", "bleu", "objective"])
 def test_a_metric_alone_is_as_among_all(nvae: Run, everything: Evaluation, name: str) -> None:
     alone = nvae.evaluate(SOME, num_particles=2, metrics=[name])
