@@ -7,7 +7,7 @@ nvib             the same, trained with the published objective; its beta is the
                  the vectors, 1e-3 / width at the published strength, the default of `--objective nvib`
 nvib relu        the same with pseudo-counts that can be zero, as in the published experiments
 vae              a Gaussian vector for each token, under softmax attention
-one vector       a single Gaussian vector of the same width, as one more key and value in each layer; as in Optimus, the
+one vector       a single Gaussian vector, a part of which is one more key and value in each layer; as in Optimus, the
                  encoder is a network of its own
 autoencoder      vae with a weight of zero on the KL: one end of the curve
 language model   no latents: the other end; "shallow" has the layers of one decoder, as those that others start from
@@ -20,7 +20,8 @@ and are evaluated on the same held-out texts; +- is the standard error over seed
 seed. A second stage, of half as many
 steps, freezes the model and fits a better prior to the posterior of a point. Other points train a prior with the model,
 at beta = 1 from the first step: "tokens", a language model of Gaussian tokens, or "language_model": a language model
-takes half of the steps, and the prior and the decoder start from it. The bound, rate + distortion + length, is one of
+takes half of the steps, and the prior and the decoder start from it. That of one vector can be a mixture of ten
+Gaussians or a flow, trained with it on a ladder. The bound, rate + distortion + length, is one of
 log p(x) at every beta. Blocks are GPT-2's, the default when this was begun. Each result is a JSON file; existing
 results are kept.
 """
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from curve_drawing import plot
-from curve_points import FAMILIES, LANGUAGE_MODELS, POINTS, Point
+from curve_points import FAMILIES, JOINT, LANGUAGE_MODELS, POINTS, Point
 from reporting import cell, markdown
 from resumable import (
     FORMER,
@@ -63,7 +64,11 @@ from pyroformer.models.base import Model
 from pyroformer.models.della import DELLA
 from pyroformer.models.language_model import LanguageModel
 from pyroformer.models.nvae import NVAE
+from pyroformer.models.priors.latent_flow import LinearFlow
+from pyroformer.models.priors.latent_mixture import LinearMixture
 from pyroformer.models.vae import VAE
+
+LATENT_PRIORS = {"mixture": LinearMixture, "flow": LinearFlow}  # of one vector, trained with the model
 
 
 def make(
@@ -79,8 +84,11 @@ def make(
         nvae = NVAE.for_corpus(corpus, **prior, **sizes)
         return nvae, NVAEGuide(nvae, alpha="relu" if point.family == "nvib relu" else "linear")
     if point.family == "one vector":
-        sizes |= FORMER
-        della = DELLA.for_corpus(corpus, structure="single", fusion="memory", latent_size=width, **sizes)
+        sizes |= FORMER | {"structure": "single", "fusion": "memory", "latent_size": width}
+        della = DELLA.for_corpus(corpus, **sizes)
+        if point.joint:
+            latent_prior = LATENT_PRIORS[point.joint](**della.prior_sizes)
+            della = DELLA.for_corpus(corpus, latent_prior=latent_prior, **sizes)
         return della, DELLAGuide(della, encoder="separate")
     vae = VAE.for_corpus(corpus, **prior, **sizes)
     return vae, VAEGuide(vae)
@@ -189,7 +197,7 @@ def variant(point: Point) -> list[str]:
     words = [point.schedule] if point.schedule in ("cyclical", "geometric") else []
     words += [f"{point.free_bits:g} nats free"] if point.free_bits else []
     words += [f"{point.prior} prior"] if point.prior else []
-    words += {"tokens": ["prior of tokens"], "language_model": ["from a language model"]}.get(point.joint, [])
+    words += [JOINT[point.joint]] if point.joint else []
     return words + (["ladder"] if point.ladder else [])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from curve_points import FAMILIES, LANGUAGE_MODELS, Point
+from curve_points import FAMILIES, JOINT, LANGUAGE_MODELS, Point
 from matplotlib.patheffects import withStroke
 from resumable import Result, metric
 
@@ -18,7 +18,7 @@ __all__ = ["plot"]
 COPIES = 0.5  # the greatest distortion of a model that copies, in nats per token
 LARGEST = 1500.0  # rate that is drawn: larger ones would compress the axis
 SIDES = ((-5, 7, "right"), (5, -11, "left"), (7, 13, "left"), (-5, -11, "right"), (7, -10, "left"))  # of labels
-STARS = {"tokens": "*", "language_model": "P"}  # markers of priors that are trained with the model
+STARS = {"tokens": "*", "language_model": "P", "mixture": "d", "flow": "v"}  # priors that are trained with the model
 COLOR_OF = dict(zip(FAMILIES[len(LANGUAGE_MODELS) :], COLORS, strict=False))  # the color of each family
 NAMES = {
     "nvae": "NVAE, exact KL",
@@ -87,7 +87,7 @@ def described(point: Point) -> str:
         return f"NVAE, published objective × {point.beta:g}{weights}"
     name = NAMES.get(point.family, point.family).removesuffix(", exact KL")
     if point.joint:
-        return f"{name}, {'prior of tokens' if point.joint == 'tokens' else 'from a language model'}"
+        return f"{name}, {JOINT[point.joint]}"
     name += f", beta {point.beta:g}" if point.beta else ""
     return f"{name}, then a prior ({point.prior})" if point.prior else name
 

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 
 from resumable import file_name
 
-__all__ = ["FAMILIES", "LANGUAGE_MODELS", "POINTS", "Point"]
+__all__ = ["FAMILIES", "JOINT", "LANGUAGE_MODELS", "POINTS", "Point"]
+
+JOINT = {  # priors that are trained with the model, in words
+    "tokens": "prior of tokens",
+    "language_model": "from a language model",
+    "mixture": "mixture prior trained with it",
+    "flow": "flow prior trained with it",
+}
 
 
 class Point(NamedTuple):
@@ -18,7 +25,7 @@ class Point(NamedTuple):
     free_bits: float = 0.0  # nats per text, in total
     prior: str = ""  # of a second stage, fitted to the posterior of the same point without one
     times: int = 1  # factor on the number of steps
-    joint: str = ""  # a prior that is trained with the model
+    joint: str = ""  # a prior that is trained with the model, of JOINT
 
     @property
     def name(self) -> str:
@@ -79,6 +86,10 @@ POINTS = [  # the most informative first
     Point("one vector", 1e-2),
     Point("one vector", 1e-1, (1e-2,)),
     Point("one vector", 1.0, (1e-2, 1e-1)),
+    Point("one vector", 1e-1, (1e-2,), joint="mixture"),
+    Point("one vector", 1.0, (1e-2, 1e-1), joint="mixture"),
+    Point("one vector", 1e-1, (1e-2,), joint="flow"),
+    Point("one vector", 1.0, (1e-2, 1e-1), joint="flow"),
     Point("autoencoder", 0.0),
     Point("vae", 1e-2, (1e-3,), prior="autoregressive"),
     Point("nvae", 1e-1, (1e-3, 1e-2), prior="autoregressive"),
