@@ -4,7 +4,7 @@ import atexit
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from other_device import NAME, other_device
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyroformer.guides.base import Guide
 from pyroformer.guides.della import DELLAGuide
@@ -232,6 +233,51 @@ def test_a_gradient_reaches_every_parameter(pair: Pair) -> None:
     objective(Batch.pad(TEXTS)).backward()
     dead = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not dead
+
+
+class SharedAdditions(TorchDispatchMode):
+    """Additions by index in which several threads may add to one element, in an order that differs from run to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default) and args[3:] == (True,):
+            index = [each for each in args[1] if each is not None and each.dtype != torch.bool]
+            rows = list(zip(*(each.flatten().tolist() for each in torch.broadcast_tensors(*index)), strict=True))
+            if len(rows) > len(set(rows)):
+                self.found.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_gradients_do_not_depend_on_the_order_of_threads(pair: Pair) -> None:
+    objective, additions = ELBO()(pair.model, pair.guide), SharedAdditions()
+    with additions:
+        objective(Batch.pad(TEXTS)).backward()
+    assert not additions.found
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_threads_give_the_same_gradients_again() -> None:
+    torch.manual_seed(0)
+    model = VAE(replace(CONFIG, width=64), base_measure=TokenVectorPrior(64, 30, layers=1, samples_per_component=0))
+    objective, batch = ELBO()(model, VAEGuide(model)), Batch.pad([[*range(4, 13), EOS]] * 64)
+    found = []
+    for _ in range(4):
+        torch.manual_seed(1)
+        objective.zero_grad()
+        objective(batch).backward()
+        found.append([p.grad.clone() for p in objective.parameters() if p.grad is not None])
+    assert all(torch.equal(one, other) for again in found for one, other in zip(found[0], again, strict=True))
 
 
 def test_terms_are_finite_and_one_a_text(pair: Pair) -> None:

@@ -39,4 +39,4 @@ class PooledTexts(nn.Module):
         states, present = self.texts.encode(list(places))
         states = F.layer_norm(states, states.shape[-1:])
         index = torch.tensor([places[text] for text in texts], device=states.device)
-        return [pool(states, present)[index] for pool in self.pools]
+        return [F.embedding(index, pool(states, present)) for pool in self.pools]

@@ -111,8 +111,9 @@ class Codebook(Expandable):
     def log_density(self, value: Float[Tensor, "*batch p"], k: Int[Tensor, "*#batch"]) -> Float[Tensor, "*batch"]:
         r""":math:`\log \mathcal N(z_i; \mu_k, \operatorname{diag} \sigma_k^2)`, of one Gaussian for each draw."""
         value = value if self.shift is None else value - self.shift
-        std = self.stds[0] if len(self.stds) == 1 else self.stds[k]
-        return Normal(self._full(self.means[k]), std, validate_args=False).log_prob(value).sum(-1)
+        # Not means[k]: on several threads, its gradient adds in an order that differs from run to run.
+        std = self.stds[0] if len(self.stds) == 1 else F.embedding(k, self.stds)
+        return Normal(self._full(F.embedding(k, self.means)), std, validate_args=False).log_prob(value).sum(-1)
 
     def responsibilities(self, value: Float[Tensor, "*batch p"]) -> Float[Tensor, "*batch k"]:
         r"""The posterior probability of each Gaussian, :math:`p(k \mid z_i)`."""

@@ -57,7 +57,7 @@ class GaussianTokenPrior(SequencePrior):
 
     def gaussians(self, tokens: Int[Tensor, "*batch T"]) -> TokenGaussians:
         place = torch.arange(tokens.shape[-1], device=tokens.device)
-        means = self.nonzero_means()[tokens]
+        means = F.embedding(tokens, self.nonzero_means())  # the gradient of means[tokens] adds in any order
         mean = F.pad(means, (0, self.width - means.shape[-1])) + self.places(place)
         return TokenGaussians(mean, self.std().square().log())
 

@@ -129,7 +129,7 @@ class LanguageModelVectorPrior(GaussianTokenPrior):
         logits = self._logits(x)
         if len(distinct) == 1:
             return logits[0].expand(*tokens.shape[:-1], -1, -1)
-        return logits[which].reshape(*tokens.shape[:-1], *logits.shape[1:])
+        return logits.index_select(0, which).reshape(*tokens.shape[:-1], *logits.shape[1:])
 
     @torch.no_grad()
     def draw(self, length: Int[Tensor, "*batch"], rows: int) -> Float[Tensor, "*batch m p"]:
