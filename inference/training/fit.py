@@ -68,7 +68,8 @@ def fit(
     with ``base_measure="gaussian"``: it is trained on the published objective, ``nvib``, which is no bound.
 
     Every random number is a function of the seed, the step and the process, so a run that was interrupted and resumed
-    takes the same steps as one that was not. Runs limited by ``steps`` are reproducible; those limited by ``minutes``
+    takes the same steps as one that was not. Runs limited by ``steps`` are reproducible: on a CPU to the bit, for one
+    number of threads, and on a GPU up to rounding, because kernels there add in any order. Those limited by ``minutes``
     depend on the clock.
 
     Arguments:
