@@ -91,7 +91,8 @@ class TrainingOptions:
             weights, gradients and optimizer state, for models that one device does not hold.
         precision: ``32``, or ``bf16`` for the networks, with distributions kept in float32.
         compile: ``off``, ``blocks`` (each Transformer block), ``full`` (the whole objective as one graph), or ``auto``:
-            blocks on a GPU, off elsewhere. Where the objective cannot be captured, ``full`` goes on with blocks.
+            blocks on a GPU, off elsewhere. Where the objective cannot be captured, ``full`` goes on with blocks; where
+            torch.compile fails, as without a C compiler, ``auto`` goes on without it. Both warn.
         activation_checkpointing: Whether the backward pass computes the activations of each Transformer block again, in
             place of keeping them: less memory, for one more pass.
         validations: Number of validations over the run.

@@ -1,4 +1,4 @@
-r"""Compilation of a whole objective, with Pyro's effect handlers, into one graph.
+r"""Compilation of an objective: by Transformer blocks, or as a whole, with Pyro's effect handlers, into one graph.
 
 Effect handlers are Python code around tensor operations. Non-strict tracing runs model and guide once, records the
 tensor operations, and compiles those: losses and gradients are the eager ones, without the overhead of the handlers.
@@ -15,13 +15,63 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...models.batch import Batch
-from ...models.transformer.blocks import compile_blocks
+from ...models.transformer.blocks import compile_blocks, uncompile_blocks
 from ...models.utils.errors import first_line
 from ..objectives.elbo import Objective
+from ..options import Compile
 
-__all__ = ["NO_VALIDATION", "CompiledObjective", "captured_losses"]
+__all__ = ["NO_VALIDATION", "CompiledObjective", "Losses", "captured_losses", "compiled_losses"]
 
+Losses = Callable[[Batch], dict[str, Tensor]]
 _counter = itertools.count()
+
+
+def compiled_losses(objective: Objective, mode: Compile, device: torch.device) -> tuple[Losses, Losses]:
+    """The ``losses`` of an objective for training and for validation, compiled as ``mode`` says.
+
+    If torch.compile fails, as it does without a C compiler, ``auto`` goes on without it and warns.
+
+    Raises:
+        ValueError: By the losses, if torch.compile fails and the mode is not ``auto``.
+    """
+    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+        return objective.losses, objective.losses
+    training: Losses = objective.losses
+    if mode == "full":
+        training = captured_losses(objective)
+    else:
+        compile_blocks(objective)
+    return _guarded(training, objective, mode), _guarded(objective.losses, objective, mode)
+
+
+def _guarded(losses: Losses, objective: Objective, mode: Compile) -> Losses:
+    """Losses for which an error of the compiler is a warning or a ValueError."""
+
+    def call(batch: Batch) -> dict[str, Tensor]:
+        try:
+            return losses(batch)
+        except Exception as error:
+            cause = _of_compiler(error)
+            if cause is None:
+                raise
+            failure = f"torch.compile failed ({type(cause).__name__}: {first_line(cause)})"
+            if mode != "auto":
+                raise ValueError(f"compile is {mode}, but {failure}: choose compile=off.") from error
+            uncompile_blocks(objective)
+            warnings.warn(f"{failure}: training goes on without it, more slowly.", stacklevel=2)
+            torch.manual_seed(torch.initial_seed())  # the draws that the attempt took
+            return losses(batch)
+
+    return call
+
+
+def _of_compiler(error: BaseException | None) -> BaseException | None:
+    """The error of the compiler that another one comes from, such as one that Pyro's handlers make of it, or None."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    while error is not None and not isinstance(error, TorchDynamoException):
+        error = error.__cause__ or error.__context__
+    return getattr(error, "inner_exception", error)
 
 
 class CompiledObjective(nn.Module):
@@ -69,7 +119,7 @@ class CompiledObjective(nn.Module):
         return result
 
 
-def captured_losses(objective: Objective, **options: Any) -> Callable[[Batch], dict[str, Tensor]]:
+def captured_losses(objective: Objective, **options: Any) -> Losses:
     """The ``losses`` of an objective as one graph; where it cannot be captured, with compiled blocks and a warning.
 
     Arguments:
@@ -80,7 +130,7 @@ def captured_losses(objective: Objective, **options: Any) -> Callable[[Batch], d
         captured = CompiledObjective(objective, **options)
     except RuntimeError as error:
         return _by_blocks(objective, error, options)
-    losses: Callable[[Batch], dict[str, Tensor]] = captured.losses
+    losses: Losses = captured.losses
 
     def call(batch: Batch) -> dict[str, Tensor]:
         nonlocal losses
@@ -96,7 +146,7 @@ def captured_losses(objective: Objective, **options: Any) -> Callable[[Batch], d
     return call
 
 
-def _by_blocks(objective: Objective, error: Exception, options: dict[str, Any]) -> Callable[[Batch], dict[str, Tensor]]:
+def _by_blocks(objective: Objective, error: Exception, options: dict[str, Any]) -> Losses:
     compile_blocks(objective, **options)
     warnings.warn(
         f"compile is full, but this objective cannot be captured ({type(error).__name__}: {first_line(error)}): its "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...models.batch import Batch
-from ...models.transformer.blocks import compile_blocks, recompute_blocks
+from ...models.transformer.blocks import recompute_blocks
 from ..data.corpus import Corpus
 from ..data.loaders import TrainingStream
 from ..objectives.elbo import Objective
@@ -26,7 +26,7 @@ from ..runs.old_runs import current_progress, current_state
 from ..schedules import warmup_cosine
 from ..utils.files import write_atomically
 from ..utils.seeds import derived_seed, set_seed
-from .compiled import NO_VALIDATION, captured_losses
+from .compiled import NO_VALIDATION, Losses, compiled_losses
 from .distributed.peers import NEVER, Peers
 from .divergence import LossWatch, weights_are_finite
 from .kl_weights import KLWeights, VectorsToKeep
@@ -75,7 +75,8 @@ class Training(lightning.LightningModule):
         self.signal: int | None = None  # the signal that ends the run after its step
         self.position: dict[str, Any] | None = None
         self.meter = LossMeter()
-        self._losses: Callable[[Batch], dict[str, Tensor]] = objective.losses
+        self._training_losses: Losses = objective.losses
+        self._validation_losses: Losses = objective.losses
         self.peers: Peers | None = None  # the other processes
         self._micro_batch = 0
         self._frozen: dict[str, str] | None = None  # the fingerprint of frozen weights, which checkpoints lack
@@ -94,7 +95,6 @@ class Training(lightning.LightningModule):
             self._without_frozen({})  # the fingerprint is that of whole weights
             assert self.device_mesh is not None
             shard(self.objective, self.device_mesh["data_parallel"])
-            self._losses = self.objective.losses
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
@@ -130,13 +130,8 @@ class Training(lightning.LightningModule):
         self.started = time.monotonic()
         self.peers = Peers(self.device, self.seconds_before) if self.trainer.world_size > 1 else None
         self.validation.done = self.validation.due(self.progress())
-        mode = self.options.compile
-        if mode == "auto":
-            mode = "blocks" if self.device.type == "cuda" else "off"
-        if mode == "blocks":
-            compile_blocks(self.objective)
-        if mode == "full":
-            self._losses = captured_losses(self.objective)
+        losses = compiled_losses(self.objective, self.options.compile, self.device)
+        self._training_losses, self._validation_losses = losses
         recompute_blocks(self.objective, self.options.activation_checkpointing)
         self._train_mode()
         if self.validation.best_on_other_texts:
@@ -160,7 +155,7 @@ class Training(lightning.LightningModule):
         set_seed(derived_seed(self.options.seed, step, micro_batch, 0))
         self._micro_batch = (self._micro_batch + 1) % self.options.accumulate_grad_batches
         with _argument_checks(self.reported == 0.0):  # at the first step only: a check waits for the device
-            losses = self._losses(batch)
+            losses = self._training_losses(batch)
         self.watch.note(losses["objective"].detach(), step + 1)
         self.meter.add({name: value.detach() for name, value in losses.items()}, batch)
         for control in self.controls:
@@ -310,16 +305,16 @@ class Training(lightning.LightningModule):
         self.kl_weights.set_full()
         self.objective.eval()
         place = self.trainer.global_rank, self.trainer.world_size
-        meter = self.validation.measure(self._validation_losses, self.device, *place)
+        meter = self.validation.measure(self._losses_in_validation, self.device, *place)
         self._train_mode()
         values = meter.read(self.trainer.strategy.reduce)
         for control in self.controls:
             values["objective"] = control.charged(values, meter.tokens_per_text)
         return values
 
-    def _validation_losses(self, batch: Batch) -> dict[str, Tensor]:
+    def _losses_in_validation(self, batch: Batch) -> dict[str, Tensor]:
         with self.trainer.precision_plugin.forward_context(), _argument_checks(False):
-            return self.objective.losses(batch)
+            return self._validation_losses(batch)
 
     def _report(self, progress: float, split: str, values: dict[str, float]) -> None:
         self.reported = time.monotonic()

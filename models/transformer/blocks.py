@@ -29,6 +29,7 @@ __all__ = [
     "initialize",
     "norm_layer",
     "recompute_blocks",
+    "uncompile_blocks",
 ]
 
 
@@ -205,6 +206,14 @@ def compile_blocks(module: nn.Module, **options: Any) -> None:
                 block.compile(**options)
     # On its first use torch.compile disables the validation of every distribution.
     torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+def uncompile_blocks(module: nn.Module) -> None:
+    """Undoes :func:`compile_blocks`."""
+    for block in module.modules():
+        if isinstance(block, Block):
+            vars(block).pop("forward", None)
+            block._compiled_call_impl = None
 
 
 def recompute_blocks(module: nn.Module, on: bool) -> None:

@@ -1,5 +1,6 @@
 """Compiled steps are eager ones: each way of compiling, each system; how often something is compiled anew."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ import pyroformer as pf
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.objectives.elbo import ELBO, Objective
 from pyroformer.inference.options import TrainingOptions
+from pyroformer.inference.training import compiled as compiled_module
 from pyroformer.inference.training import lightning_module
-from pyroformer.inference.training.compiled import CompiledObjective, captured_losses
+from pyroformer.inference.training.compiled import CompiledObjective, captured_losses, compiled_losses
 from pyroformer.models.base import LocalModule
 from pyroformer.models.batch import Batch
 from pyroformer.models.transformer.blocks import compile_blocks
@@ -90,8 +92,8 @@ def test_nothing_is_compiled_after_the_first_epoch(
         compiled.append(len(graphs))
         begin(self, batch, batch_idx)
 
-    monkeypatch.setattr(lightning_module, "compile_blocks", partial(compile_blocks, backend=backend))
-    monkeypatch.setattr(lightning_module, "captured_losses", partial(captured_losses, backend=backend))
+    monkeypatch.setattr(compiled_module, "compile_blocks", partial(compile_blocks, backend=backend))
+    monkeypatch.setattr(compiled_module, "captured_losses", partial(captured_losses, backend=backend))
     monkeypatch.setattr(lightning_module.Training, "on_train_batch_start", count)
     torch.manual_seed(0)
     model = pf.LanguageModel.for_corpus(corpus, **SIZE, **MODERN)
@@ -117,6 +119,39 @@ class Peeking(LocalModule):
         scale = 1.0 if float(self.loc.detach().sum()) < 1 else 2.0
         with pyro.plate("texts", len(batch.weight), dim=-1):
             pyro.sample(self.site, dist.Normal(self.loc, scale).to_event(1))
+
+
+def without_a_compiler(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+    raise RuntimeError("no working compiler found\nhere or there")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, function in {"compile_blocks": compile_blocks, "captured_losses": captured_losses}.items():
+        monkeypatch.setattr(compiled_module, name, partial(function, backend=without_a_compiler))
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("split", [0, 1])
+def test_auto_goes_on_where_torch_cannot_compile(corpus: pf.Corpus, split: int) -> None:
+    objective, batch = objective_of(corpus, "vae"), next(corpus.batches("train", batch_size=8))
+    eager = step(objective.losses, objective, batch)
+    losses = compiled_losses(objective, "auto", torch.device("cuda"))[split]
+    with pytest.warns(UserWarning, match=r"^torch.compile failed \(RuntimeError: no working compiler found\): "):
+        found = step(losses, objective, batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = step(losses, objective, batch)
+    assert all(torch.equal(eager[key], found[key]) and torch.equal(eager[key], again[key]) for key in eager)
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.filterwarnings("ignore:compile is full, but this objective cannot be captured")
+@pytest.mark.parametrize("mode", ["blocks", "full"])
+def test_torch_cannot_compile_what_was_asked_for(corpus: pf.Corpus, tmp_path: Path, mode: str) -> None:
+    model = pf.LanguageModel.for_corpus(corpus, **SIZE, **MODERN)
+    with pytest.raises(ValueError, match=rf"^compile is {mode}, but torch.compile failed .*: choose compile=off.$"):
+        pf.fit(model, None, corpus, out=tmp_path / "run", steps=2, batch_size=8, compile=mode)
 
 
 def test_full_goes_on_with_blocks_where_nothing_can_be_captured(corpus: pf.Corpus) -> None:

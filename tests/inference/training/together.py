@@ -23,7 +23,7 @@ from pyroformer.inference.data.corpus import Corpus
 from pyroformer.inference.data.loaders import TrainingStream
 from pyroformer.inference.objectives.elbo import ELBO
 from pyroformer.inference.run import Run
-from pyroformer.inference.training import lightning_module
+from pyroformer.inference.training import compiled as compiled_module
 from pyroformer.inference.training.fit import fit
 from pyroformer.inference.training.lightning_module import Training
 from pyroformer.models.base import LocalModule, Model
@@ -145,7 +145,7 @@ def main(folder: Path) -> None:
     DistributedDataParallel.no_sync = lambda self: held_back.append(1) or no_sync(self)  # type: ignore[method-assign]
     trained(corpus, "lm", folder / "lm-accumulated", devices=2, accumulate_grad_batches=2, batch_size=2)
     options: dict[str, Any] = {"devices": 2, "strategy": "fsdp", "accumulate_grad_batches": 1}
-    setattr(lightning_module, "compile_blocks", partial(compile_blocks, backend="eager"))  # noqa: B010
+    setattr(compiled_module, "compile_blocks", partial(compile_blocks, backend="eager"))  # noqa: B010
     compiled: dict[str, Any] = {"compile": "blocks", "activation_checkpointing": True}
     trained(corpus, "short", folder / "short-compiled", **compiled, **SHORT, **options)
     trained(corpus, "nvae", folder / "begun-alone", resume=True, **options)
