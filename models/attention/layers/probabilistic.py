@@ -148,9 +148,9 @@ class ProbabilisticAttention(GaussianKeys):
     def extra_repr(self) -> str:
         return (
             f"heads={self.heads}, precision={self.precision!r}, prior={self.prior!r}, components={self.components}, "
-            f"null_component={self.log_null is not None}, steps={self.steps}, tolerance={self.tolerance}, "
-            f"gradient={self.gradient!r}, density={self.density!r}, assignment={self.assignment!r}, "
-            f"positions={self.reach}"
+            f"null_component={self.log_null is not None}, steps={self.steps}, pseudo_counts={self.pseudo_counts}, "
+            f"tolerance={self.tolerance}, gradient={self.gradient!r}, density={self.density!r}, "
+            f"assignment={self.assignment!r}, positions={self.reach}"
         )
 
     def reset_to_softmax(self) -> list[nn.Parameter]:
