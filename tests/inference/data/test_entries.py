@@ -127,6 +127,25 @@ def test_pairs_come_from_any_container() -> None:
     assert as_entries([]) == []
 
 
+def test_a_single_text_is_checked_as_one_of_a_list() -> None:
+    assert [type(text) for text in as_texts(np.array(["five"])[0])] == [str]
+    with pytest.raises(ValueError, match=r"text 0 \(from 0\) holds '\\ud800' at position 1, half of a character"):
+        as_texts("a\ud800")
+
+
+def test_the_split_of_a_corpus_of_pairs_holds_pairs(paired: Run) -> None:
+    test = paired.corpus.test
+    assert test.conditions is not None
+    assert as_entries(test) == list(zip(test.conditions[:], test[:], strict=True))
+    assert as_conditions(test.conditions) == test.conditions[:]
+    assert as_texts(test) == test[:]
+
+
+def test_a_list_with_an_attribute_of_its_own_is_a_list() -> None:
+    board = type("Board", (list,), {"columns": 3})  # no names, so that it is no table
+    assert as_texts(board(TEXTS)) == TEXTS
+
+
 # Labels that are numbers
 
 
@@ -161,7 +180,8 @@ def test_other_labels_are_refused(label: Any) -> None:
         (b"five", r"text 30 \(from 0\) is b'five', not a text: decode it, as in entry.decode\('utf-8'\)"),
         (5, r"text 30 \(from 0\) is 5, not a text: give a string, such as str\(entry\)"),
         ({"text": "a", "n": 1}, r"text 30 \(from 0\) is {.*}, not a text: .* as in \[row\['text'\] for row in rows\]"),
-        (["a", "b"], r"text 30 \(from 0\) is \['a', 'b'\], not a text"),
+        (["a", "b"], r"text 30 \(from 0\) is \['a', 'b'\], not a text: give one string for each entry"),
+        (iter("ab"), r"text 30 \(from 0\) is <.*iterator.*>, not a text: give one string for each entry"),
     ],
 )
 def test_what_is_not_a_text_is_refused_with_its_row(entry: Any, message: str) -> None:
@@ -196,6 +216,15 @@ def test_pairs_without_a_text_are_refused() -> None:
         as_entries([("a", "b"), ("a", float("nan"))])
     with pytest.raises(ValueError, match=r"entry 1 is None, the first one a pair"):
         as_entries([("a", "b"), None])
+    for entry in (("a",), ("a", "b", "c")):
+        with pytest.raises(ValueError, match=r"entry 1 is \(.*, the first one a pair: give pairs \(cond"):
+            as_entries([("a", "b"), entry])
+
+
+@pytest.mark.parametrize("entry", [b"no", bytearray(b"no"), {"a": "b", "c": "d"}, {"a", "b"}])
+def test_two_bytes_or_keys_are_no_pair(entry: Any) -> None:
+    with pytest.raises(ValueError, match=r"^text 0 \(from 0\) is .*, not a text: "):
+        as_entries([entry])
 
 
 def test_tables_are_refused_with_their_columns(run: Run) -> None:
@@ -218,6 +247,8 @@ def test_other_containers_are_refused(run: Run) -> None:
         run.reconstruct({"a": "b", "b": "c"})
     with pytest.raises(ValueError, match="a set, whose order is arbitrary: give a list of texts"):
         Corpus.from_texts(set(SHORT))
+    with pytest.raises(ValueError, match="a set, whose order is arbitrary: give a list of texts"):
+        as_texts(frozenset(SHORT))
     with pytest.raises(ValueError, match="'reviews.txt' is one string: give a list of texts, or a file with"):
         Corpus.from_texts("reviews.txt")
     with pytest.raises(ValueError, match="b'abc' is not a list of texts: give strings"):
