@@ -93,6 +93,20 @@ def test_weights_count_if_they_are_latent() -> None:
 
 
 @torch.no_grad()
+def test_weights_are_the_posterior_of_gaussians_around_the_codes() -> None:
+    """Vectors of unit variance around the code of a place, beside one of which nothing but a density is known."""
+    read, place = reader(), torch.arange(4).expand(2, 4)
+    z = vectors(read, WORDS)
+    z[..., -read.code_width :] += 0.7 * torch.randn(2, 4, read.code_width)
+    log_weights = torch.randn(2, 4)
+    codes = place_codes(place, read.code_width, read.max_length)
+    density = dist.Normal(z[:, None, :, -read.code_width :], 1.0).to_event(1)
+    joint = (density.log_prob(codes[:, :, None]) + log_weights[:, None]).exp()
+    unknown = math.exp(-12) * (2 * math.pi) ** (-read.code_width / 2)
+    close(read.weights(place, Mixture(log_weights, z)), joint / (joint.sum(-1, keepdim=True) + unknown))
+
+
+@torch.no_grad()
 def test_one_token_at_a_time() -> None:
     whole = decoder()
     memory = Mixture(torch.zeros(2, 4), vectors(whole.reader, WORDS))  # type: ignore[arg-type]
@@ -126,7 +140,7 @@ def test_codes_of_places_are_apart(width: int, length: int) -> None:
 
 
 def test_widths_of_codes() -> None:
-    assert [place_width(width) for width in (4, 9, 16, 32, 64, 576)] == [2, 2, 4, 8, 16, 32]
+    assert [place_width(width) for width in (4, 9, 12, 16, 28, 32, 64, 576)] == [2, 2, 2, 4, 6, 8, 16, 32]
 
 
 @pytest.mark.parametrize("width", [8, 16, 24, 32, 48, 64, 128, 768])
